@@ -15,7 +15,13 @@ pub mod paths;
 
 /// Kubernetes CRI, package `runtime.v1`.
 #[cfg(feature = "cri")]
-#[expect(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated code")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    clippy::too_many_lines,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 pub mod cri {
     tonic::include_proto!("runtime.v1");
 
