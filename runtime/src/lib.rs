@@ -1,0 +1,6 @@
+//! `berthd`, the daemon, as a library; `main.rs` is its thin command line.
+//!
+//! - [`pod`]: the heart. One task owns one pod; [`pod::Roster`] is its front.
+#![forbid(unsafe_code)]
+
+pub mod pod;
