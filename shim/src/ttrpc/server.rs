@@ -1,0 +1,155 @@
+//! The listening socket and its connections.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use prost::Message;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use super::conn::{Closed, Conn};
+use super::frame::{self, Frame, MAX_PAYLOAD};
+use super::message::{Request, Response, RpcStatus};
+use super::status::{Code, Status};
+use crate::poll::{Interest, Poll, Token};
+
+/// More clients than any daemon with its tools has; the rest waits in the listen queue's place.
+const MAX_CONNECTIONS: usize = 256;
+
+/// Where the answer of one call goes. Answering a client that has gone is no error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReplyTo {
+    connection: u64,
+    stream: u32,
+}
+
+/// A call that came in.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) reply_to: ReplyTo,
+    pub(crate) service: String,
+    pub(crate) method: String,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// The server's sockets.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: OwnedFd,
+    connections: BTreeMap<u64, Conn>,
+}
+
+impl Server {
+    /// Serves on a listening, non-blocking socket. Errors: `epoll_ctl(2)`.
+    pub(crate) fn new(listener: OwnedFd, poll: &Poll) -> rustix::io::Result<Self> {
+        poll.add(&listener, Token::Listener, Interest::IN)?;
+        Ok(Self { listener, connections: BTreeMap::new() })
+    }
+
+    /// Takes the next client in. One per wake-up: the socket stays ready while more wait.
+    pub(crate) fn accept(&mut self, poll: &mut Poll) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = match accept_with(&self.listener, flags) {
+            Ok(socket) => socket,
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return,
+            Err(error) => {
+                crate::log::say(format_args!("accept a client: {error}"));
+                return;
+            }
+        };
+        if self.connections.len() >= MAX_CONNECTIONS {
+            crate::log::say(format_args!("a client is turned away: {MAX_CONNECTIONS} are served"));
+            return;
+        }
+        let number = poll.number();
+        match poll.add(&socket, Token::Connection(number), Interest::IN) {
+            Ok(()) => {
+                self.connections.insert(number, Conn::new(socket));
+            }
+            Err(error) => crate::log::say(format_args!("poll a client: {error}")),
+        }
+    }
+
+    /// Reads and writes what connection `number` is ready for; whole calls go to `calls`.
+    pub(crate) fn ready(
+        &mut self,
+        poll: &Poll,
+        number: u64,
+        interest: Interest,
+        calls: &mut Vec<Call>,
+    ) {
+        let Some(conn) = self.connections.get_mut(&number) else { return };
+        let mut frames = Vec::new();
+        let mut open = Ok(());
+        if interest.contains(Interest::OUT) {
+            open = conn.flush();
+        }
+        if interest.intersects(Interest::IN | Interest::HUP | Interest::ERR) {
+            open = open.and(conn.receive(&mut frames));
+        }
+        self.settle(poll, number, open);
+        for frame in frames {
+            self.take(poll, number, frame, calls);
+        }
+    }
+
+    fn take(&mut self, poll: &Poll, connection: u64, frame: Frame, calls: &mut Vec<Call>) {
+        let (stream, refusal) = match frame {
+            Frame::Request { stream, payload } => match Request::decode(&payload[..]) {
+                Ok(Request { service, method, payload }) => {
+                    let reply_to = ReplyTo { connection, stream };
+                    calls.push(Call { reply_to, service, method, payload });
+                    return;
+                }
+                Err(error) => (stream, Status::invalid(format!("malformed request: {error}"))),
+            },
+            Frame::Oversize { stream, length } => (stream, oversize("request", length)),
+            Frame::Unsupported { stream } => {
+                (stream, Status::new(Code::Unimplemented, "streams are not supported"))
+            }
+        };
+        self.reply(poll, ReplyTo { connection, stream }, Err(refusal));
+    }
+
+    /// Answers a call.
+    pub(crate) fn reply(&mut self, poll: &Poll, to: ReplyTo, answer: Result<Vec<u8>, Status>) {
+        let Some(conn) = self.connections.get_mut(&to.connection) else { return };
+        let bytes = encode(&answer);
+        let frame = frame::encode_response(to.stream, &bytes).or_else(|| {
+            let status = oversize("response", bytes.len());
+            frame::encode_response(to.stream, &encode(&Err(status)))
+        });
+        let open = frame.map_or(Err(Closed), |frame| conn.send(frame));
+        self.settle(poll, to.connection, open);
+    }
+
+    /// Sets what a connection is polled for after something was done with it.
+    fn settle(&mut self, poll: &Poll, number: u64, open: Result<(), Closed>) {
+        let Some(conn) = self.connections.get(&number) else { return };
+        let interest =
+            if conn.has_queued() { Interest::IN | Interest::OUT } else { Interest::IN };
+        let polled = open.map(|()| poll.modify(conn, Token::Connection(number), interest));
+        if !matches!(polled, Ok(Ok(()))) {
+            poll.remove(conn);
+            self.connections.remove(&number);
+        }
+    }
+}
+
+fn encode(answer: &Result<Vec<u8>, Status>) -> Vec<u8> {
+    let response = match answer {
+        Ok(payload) => {
+            Response { status: None, payload: payload.clone() }
+        }
+        Err(Status { code, message }) => Response {
+            status: Some(RpcStatus { code: *code as i32, message: message.clone() }),
+            payload: Vec::new(),
+        },
+    };
+    response.encode_to_vec()
+}
+
+fn oversize(what: &str, length: usize) -> Status {
+    let message = format!("{what} of {length} bytes is longer than {MAX_PAYLOAD}");
+    Status::new(Code::ResourceExhausted, message)
+}
