@@ -26,6 +26,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "complain", usage: "TEXT... (on stderr)", run: streams::complain },
     Command { name: "print", usage: "TEXT (no newline)", run: streams::print },
     Command { name: "lines", usage: "N BYTES [out|err|both]", run: streams::lines },
+    Command { name: "flood", usage: "BYTES [LINE [BLOCK]]", run: streams::flood },
     Command { name: "tick", usage: "MILLISECONDS [N]", run: streams::tick },
     Command { name: "tee", usage: "FILE", run: streams::tee },
     Command { name: "cat", usage: "[FILE...]", run: streams::cat },

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::{Outcome, invalid, number, text};
@@ -40,6 +41,24 @@ pub(crate) fn lines(args: &[String]) -> Outcome {
     }
     out.flush()?;
     err.flush()?;
+    Ok(0)
+}
+
+/// Lines of `x`, made once and written many times, BLOCK bytes to a write: what the log path
+/// is measured with. The last line is `end`.
+pub(crate) fn flood(args: &[String]) -> Outcome {
+    let bytes: usize = number(args, 0, None)?;
+    let line: usize = number(args, 1, Some(120))?;
+    let block: usize = number(args, 2, Some(65536))?;
+    if line == 0 || block < line {
+        return Err(invalid("a block holds at least one line"));
+    }
+    let text = format!("{}\n", "x".repeat(line - 1)).repeat(block / line);
+    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    for _ in 0..bytes / text.len() {
+        out.write_all(text.as_bytes())?;
+    }
+    out.write_all(b"end\n")?;
     Ok(0)
 }
 
@@ -84,7 +103,7 @@ pub(crate) fn cat(args: &[String]) -> Outcome {
 pub(crate) fn serve(args: &[String]) -> Outcome {
     let port: u16 = number(args, 0, None)?;
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
-        .or_else(|_| TcpListener::bind(("0.0.0.0", port)))?;
+        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
     writeln!(io::stdout(), "listening on {port}")?;
     let answer = format!("{}\n", text(args, 1)?);
     for caller in listener.incoming() {
@@ -95,7 +114,9 @@ pub(crate) fn serve(args: &[String]) -> Outcome {
 }
 
 pub(crate) fn dial(args: &[String]) -> Outcome {
-    let mut stream = TcpStream::connect(text(args, 0)?)?;
+    // No names: a static program has no resolver.
+    let address: SocketAddr = text(args, 0)?.parse().map_err(|_| invalid("no ADDRESS:PORT"))?;
+    let mut stream = TcpStream::connect(address)?;
     io::copy(&mut stream, &mut io::stdout())?;
     Ok(0)
 }
