@@ -1,1 +1,35 @@
-//! See ARCHITECTURE.md.
+//! Networks of pods: the runtime side of CNI.
+//!
+//! This crate knows an [`Attachment`] (an id, a network namespace, an interface name), not pods.
+//!
+//! - [`Networks`]: the one door: `status`, `add`, `del`, `cached`.
+//! - [`attachment`]: what is to be attached, and the words plugins are told about it.
+//! - [`error`]: what can go wrong, with [`ErrorKind`].
+//! - `directory`: which configuration is in force; re-read when the directory changes.
+//! - `conf`: one network configuration (a list of plugins), parsed.
+//! - `plugin`: one run of one plugin.
+//! - `chain`: ADD and DEL over a list of plugins.
+//! - `result`: what a plugin answered, parsed.
+//! - `cache`: the record of each attachment on disk.
+//! - `work`: the tasks that outlive their callers.
+//!
+//! Source: the CNI specification, versions 0.3.1 to 1.1.0
+//! (<https://github.com/containernetworking/cni/blob/main/SPEC.md>).
+#![forbid(unsafe_code)]
+
+pub mod attachment;
+mod cache;
+mod chain;
+mod conf;
+mod directory;
+pub mod error;
+mod networks;
+mod plugin;
+mod result;
+mod work;
+
+pub use attachment::{Attachment, Bandwidth, Dns, PortMapping, Protocol, Rate};
+pub use error::{Error, ErrorKind, NotReady, PluginError};
+pub use networks::{NetworkConfig, Networks};
+pub use plugin::Verb;
+pub use result::{Attached, Interface};
