@@ -29,6 +29,8 @@ pub(crate) enum Token {
     Deadline(u64),
     /// Housekeeping of the whole shim.
     House,
+    /// Signals sent to the shim.
+    Signals,
 }
 
 impl Token {
@@ -43,6 +45,7 @@ impl Token {
             Self::Pump(n) => (4, n),
             Self::Deadline(n) => (5, n),
             Self::House => (6, 0),
+            Self::Signals => (7, 0),
         };
         (number << Self::KIND_BITS) | kind
     }
@@ -56,7 +59,8 @@ impl Token {
             3 => Self::Launch(number),
             4 => Self::Pump(number),
             5 => Self::Deadline(number),
-            _ => Self::House,
+            6 => Self::House,
+            _ => Self::Signals,
         }
     }
 }
@@ -113,9 +117,11 @@ impl Poll {
     /// ready descriptors with their events, then due timers with no events.
     pub(crate) fn wait(&mut self, woken: &mut Vec<(Token, Interest)>) -> io::Result<()> {
         woken.clear();
-        let timeout = self.timers.keys().next().map(|(at, _)| {
-            timespec(at.saturating_duration_since(Instant::now()))
-        });
+        let timeout = self
+            .timers
+            .keys()
+            .next()
+            .map(|(at, _)| timespec(at.saturating_duration_since(Instant::now())));
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 32];
         let ready = match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
             Ok((ready, _)) => ready,
@@ -156,6 +162,7 @@ mod tests {
             Token::Pump(4),
             Token::Deadline(5),
             Token::House,
+            Token::Signals,
         ];
         for token in tokens {
             assert_eq!(Token::decode(token.encode()), token);

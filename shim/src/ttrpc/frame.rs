@@ -96,11 +96,8 @@ impl Decoder {
         if self.body.is_none() {
             let header = self.feed_header(input)?;
             let reserve = if header.kept() { header.length.min(FIRST_RESERVE) } else { 0 };
-            self.body = Some(Body {
-                header,
-                missing: header.length,
-                payload: Vec::with_capacity(reserve),
-            });
+            self.body =
+                Some(Body { header, missing: header.length, payload: Vec::with_capacity(reserve) });
         }
         let body = self.body.as_mut()?;
         let (taken, rest) = input.split_at(body.missing.min(input.len()));
@@ -183,8 +180,9 @@ mod tests {
             let mut stream = Vec::new();
             let mut expected = Vec::new();
             for number in 0..u32::try_from(random.next(12)).unwrap() {
-                let payload: Vec<u8> =
-                    (0..random.next(3000)).map(|_| u8::try_from(random.next(256)).unwrap()).collect();
+                let payload: Vec<u8> = (0..random.next(3000))
+                    .map(|_| u8::try_from(random.next(256)).unwrap())
+                    .collect();
                 let kind = [1, 1, 1, 2, 3, 0xff][random.next(6)];
                 stream.extend(frame(number, kind, &payload));
                 expected.push(match kind {

@@ -126,8 +126,7 @@ impl Server {
     /// Sets what a connection is polled for after something was done with it.
     fn settle(&mut self, poll: &Poll, number: u64, open: Result<(), Closed>) {
         let Some(conn) = self.connections.get(&number) else { return };
-        let interest =
-            if conn.has_queued() { Interest::IN | Interest::OUT } else { Interest::IN };
+        let interest = if conn.has_queued() { Interest::IN | Interest::OUT } else { Interest::IN };
         let polled = open.map(|()| poll.modify(conn, Token::Connection(number), interest));
         if !matches!(polled, Ok(Ok(()))) {
             poll.remove(conn);
@@ -138,9 +137,7 @@ impl Server {
 
 fn encode(answer: &Result<Vec<u8>, Status>) -> Vec<u8> {
     let response = match answer {
-        Ok(payload) => {
-            Response { status: None, payload: payload.clone() }
-        }
+        Ok(payload) => Response { status: None, payload: payload.clone() },
         Err(Status { code, message }) => Response {
             status: Some(RpcStatus { code: *code as i32, message: message.clone() }),
             payload: Vec::new(),

@@ -5,6 +5,8 @@ use std::fmt;
 /// gRPC codes, as far as this server gives them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
+    /// A program could not be executed, as containerd says it.
+    Unknown = 2,
     /// A field is malformed.
     InvalidArgument = 3,
     /// A deadline passed.

@@ -52,6 +52,7 @@ impl Cgroup {
         _layout: &Layout,
         _path: &Path,
         _resources: Option<&LinuxResources>,
+        _warnings: &mut Vec<String>,
     ) -> Result<Self> {
         Err(not_built("create a cgroup"))
     }
@@ -62,9 +63,13 @@ impl Cgroup {
     }
 
     /// Names a cgroup that may or may not exist; touches nothing.
-    #[must_use]
-    pub fn at(layout: &Layout, path: &Path) -> Self {
-        Self { layout: layout.clone(), path: path.to_owned() }
+    pub fn at(layout: &Layout, path: &Path) -> Result<Self> {
+        Ok(Self { layout: layout.clone(), path: path.to_owned() })
+    }
+
+    /// Moves a process into this cgroup, in every hierarchy (the init of a pod).
+    pub fn add(&self, _pid: u32) -> Result<()> {
+        Err(not_built("move a process"))
     }
 
     /// The path relative to the hierarchy roots.
@@ -74,7 +79,7 @@ impl Cgroup {
     }
 
     /// Changes limits. What the resources leave out stays as it is.
-    pub fn update(&self, _resources: &LinuxResources) -> Result<()> {
+    pub fn update(&self, _resources: &LinuxResources) -> Result<Vec<String>> {
         Err(not_built("update a cgroup"))
     }
 

@@ -1,0 +1,294 @@
+//! Create: streams, log, child; answered when the child waits at its gate.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use berth_container::{self as engine, CreateRequest, Progress, Rootfs, Stdio};
+use oci_spec::runtime::{Process, Spec};
+use rustix::fs::OFlags;
+use rustix::pipe::PipeFlags;
+
+use super::{Container, Phase};
+use crate::io::lines::Stream;
+use crate::io::log_file::LogFile;
+use crate::io::pump::{Pump, Sink};
+use crate::poll::{Interest, Token};
+use crate::service::Reply;
+use crate::shim::{Shim, status_of};
+use crate::ttrpc::{ReplyTo, Status};
+
+/// Room in a container's output pipes: it goes on writing while the shim is busy elsewhere.
+const PIPE_LEN: usize = 1 << 20;
+
+/// Where a container's standard streams are to go, as the request names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Streams {
+    pub(crate) terminal: bool,
+    pub(crate) stdin: String,
+    /// `crilog:///path` or empty.
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// What is to be created.
+#[derive(Debug)]
+pub(crate) struct CreateOrder {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: Option<Rootfs>,
+    pub(crate) streams: Streams,
+}
+
+impl Streams {
+    /// The path of the log. `None`: the output is thrown away.
+    fn log_path(&self) -> Result<Option<&Path>, Status> {
+        let path = match self.stdout.as_str() {
+            "" => return Ok(None),
+            uri => uri.strip_prefix("crilog://").map(Path::new).filter(|path| path.is_absolute()),
+        };
+        let known = path.filter(|_| [&self.stdout, ""].contains(&self.stderr.as_str()));
+        known.map(Some).ok_or_else(|| {
+            Status::invalid(format!(
+                "stdout {:?}, stderr {:?}: crilog:///absolute/path for both, or nothing",
+                self.stdout, self.stderr
+            ))
+        })
+    }
+
+    fn check_stdin(&self) -> Result<(), Status> {
+        match self.stdin.as_str() {
+            "" => Ok(()),
+            // Attach is not built yet: a container that waits for input would wait for ever.
+            other => Err(Status::invalid(format!("stdin {other:?}: not supported yet"))),
+        }
+    }
+}
+
+/// The two ends of a container's output.
+#[derive(Debug, Default)]
+struct Pipes {
+    read: Vec<(Stream, OwnedFd)>,
+    write: Vec<OwnedFd>,
+}
+
+impl Pipes {
+    fn new(wanted: bool) -> Result<Self, Status> {
+        let mut pipes = Self::default();
+        let streams = if wanted { &[Stream::Stdout, Stream::Stderr][..] } else { &[] };
+        for stream in streams {
+            let (read, write) = output_pipe()
+                .map_err(|error| Status::internal(format!("create: make a pipe: {error}")))?;
+            // Where the user's share of pipe memory is used up, the default size does.
+            let _kept_small = rustix::pipe::fcntl_setpipe_size(&read, PIPE_LEN);
+            pipes.read.push((*stream, read));
+            pipes.write.push(write);
+        }
+        Ok(pipes)
+    }
+}
+
+/// A pipe whose read end does not block.
+pub(crate) fn output_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    set_nonblocking(&read)?;
+    Ok((read, write))
+}
+
+fn set_nonblocking(fd: impl AsFd) -> rustix::io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(&fd)?;
+    rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)
+}
+
+impl Shim {
+    /// Starts a container's child. Answered by [`Shim::container_launch_ready`].
+    pub(crate) fn create(&mut self, to: ReplyTo, order: CreateOrder) -> Result<(), Status> {
+        if self.find(&order.id).is_ok() {
+            return Err(Status::exists(format!("container {:?} exists", order.id)));
+        }
+        order.streams.check_stdin()?;
+        let spec = self.read_spec(&order.bundle)?;
+        let process = spec.process().clone().ok_or_else(|| Status::invalid("process: missing"))?;
+        let log = order.streams.log_path()?.map(open_log).transpose()?;
+        let wanted = log.is_some() && !order.streams.terminal;
+        let Pipes { read, write } = Pipes::new(wanted)?;
+        let engine = self.launch(&order, &spec, &write)?;
+        drop(write);
+
+        let number = self.poll.number();
+        let container = Container {
+            id: order.id,
+            bundle: order.bundle,
+            streams: order.streams,
+            phase: Phase::Creating,
+            exit: None,
+            log,
+            engine,
+            process: Box::new(process),
+            pumps: Vec::new(),
+            create_to: Some(to),
+            start_to: None,
+            start_error: None,
+            waits: Vec::new(),
+            deletes: Vec::new(),
+            tries: 0,
+        };
+        self.containers.insert(number, container);
+        self.register(number, read).or_else(|error| {
+            self.give_up_create(number, &format!("create: poll: {error}"));
+            Ok(())
+        })
+    }
+
+    fn launch(
+        &self,
+        order: &CreateOrder,
+        spec: &Spec,
+        write: &[OwnedFd],
+    ) -> Result<engine::Container, Status> {
+        let request = CreateRequest {
+            id: &order.id,
+            bundle: &order.bundle,
+            spec,
+            rootfs: order.rootfs.as_ref(),
+            pod: self.pod.namespaces()?,
+            layout: &self.layout,
+            stdio: Stdio {
+                stdin: None,
+                stdout: write.first().map(AsFd::as_fd),
+                stderr: write.get(1).map(AsFd::as_fd),
+            },
+        };
+        engine::Container::create(&request).map_err(|error| status_of("create", &error))
+    }
+
+    fn read_spec(&self, bundle: &Path) -> Result<Spec, Status> {
+        let path = bundle.join("config.json");
+        let bytes = fs::read(&path)
+            .map_err(|error| Status::invalid(format!("read {}: {error}", path.display())))?;
+        let mut spec: Spec = serde_json::from_slice(&bytes)
+            .map_err(|error| Status::invalid(format!("parse {}: {error}", path.display())))?;
+        let mut process = spec.process().clone();
+        if let Some(process) = process.as_mut().filter(|p| p.oom_score_adj().is_none()) {
+            // Else it would inherit the shim's own, which keeps it from being killed.
+            process.set_oom_score_adj(self.inherited_oom_score);
+        }
+        spec.set_process(process);
+        Ok(spec)
+    }
+
+    fn register(&mut self, number: u64, read: Vec<(Stream, OwnedFd)>) -> rustix::io::Result<()> {
+        self.poll_launch(number)?;
+        if let Some(container) = self.containers.get(&number) {
+            let token = Token::Process(number);
+            self.poll.add(container.engine.pidfd(), token, Interest::IN)?;
+        }
+        for (stream, source) in read {
+            let pump = self.add_pump(Pump::new(source, number, Pump::log(stream)))?;
+            if let Some(container) = self.containers.get_mut(&number) {
+                container.pumps.push(pump);
+            }
+        }
+        Ok(())
+    }
+
+    /// Polls for the child's next word.
+    pub(super) fn poll_launch(&self, number: u64) -> rustix::io::Result<()> {
+        match self.containers.get(&number).and_then(|c| c.engine.sync_fd()) {
+            Some(sync) => self.poll.add(sync, Token::Launch(number), Interest::IN),
+            None => Ok(()),
+        }
+    }
+
+    /// The child said something, or ended.
+    pub(crate) fn container_launch_ready(&mut self, number: u64) {
+        let Some(container) = self.containers.get_mut(&number) else { return };
+        // The engine closes the descriptor when the child's last word is in.
+        if let Some(sync) = container.engine.sync_fd() {
+            self.poll.remove(sync);
+        }
+        let progress = container.engine.advance();
+        for warning in container.engine.take_warnings() {
+            crate::log::say(format_args!("container {}: {warning}", container.id));
+        }
+        match (progress, container.phase) {
+            (Ok(Progress::Pending), _) => {
+                if let Err(error) = self.poll_launch(number) {
+                    crate::log::say(format_args!("poll a child: {error}"));
+                }
+            }
+            (Ok(Progress::Ready), _) => self.created(number),
+            (Ok(Progress::Started), _) => self.started(number),
+            (Err(error), Phase::Creating) => self.create_failed(number, &error),
+            (Err(error), _) => self.start_failed(number, &error),
+        }
+    }
+
+    fn created(&mut self, number: u64) {
+        let Some(container) = self.containers.get_mut(&number) else { return };
+        if let Some(terminal) = container.engine.take_terminal() {
+            let sink =
+                if container.log.is_some() { Pump::log(Stream::Stdout) } else { Sink::Discard };
+            let pumped = set_nonblocking(&terminal)
+                .and_then(|()| self.add_pump(Pump::new(terminal, number, sink)));
+            match pumped {
+                Ok(pump) => {
+                    if let Some(container) = self.containers.get_mut(&number) {
+                        container.pumps.push(pump);
+                    }
+                }
+                Err(error) => {
+                    self.give_up_create(number, &format!("create: read the terminal: {error}"));
+                    return;
+                }
+            }
+        }
+        let Some(container) = self.containers.get_mut(&number) else { return };
+        container.phase = Phase::Created;
+        let pid = container.engine.pid();
+        if let Some(to) = container.create_to.take() {
+            self.reply(to, Ok(Reply::Created { pid }));
+        }
+    }
+
+    /// The engine has undone everything already.
+    fn create_failed(&mut self, number: u64, error: &engine::Error) {
+        self.forget_create(number, status_of("create", error));
+    }
+
+    /// Kills a child that must not go on. Its end comes as an error of `advance`; the answer is
+    /// given now, since that error would not say why.
+    fn give_up_create(&mut self, number: u64, why: &str) {
+        let Some(container) = self.containers.get_mut(&number) else { return };
+        if let Err(error) = container.engine.abort(std::time::Duration::from_secs(1)) {
+            crate::log::say(format_args!("container {}: undo create: {error}", container.id));
+        }
+        self.forget_create(number, Status::internal(why));
+    }
+
+    fn forget_create(&mut self, number: u64, status: Status) {
+        let Some(mut container) = self.containers.remove(&number) else { return };
+        self.poll.remove(container.engine.pidfd());
+        for pump in std::mem::take(&mut container.pumps) {
+            if let Some(pump) = self.pumps.remove(&pump) {
+                self.poll.remove(&pump);
+            }
+        }
+        for to in container.waits.drain(..).chain(container.create_to.take()) {
+            self.reply(to, Err(status.clone()));
+        }
+        self.go_on_stopping();
+    }
+}
+
+fn open_log(path: &Path) -> Result<LogFile, Status> {
+    LogFile::open(path)
+        .map_err(|error| Status::internal(format!("create: open log {}: {error}", path.display())))
+}
+
+/// The process an exec starts from: the container's own with other arguments.
+pub(crate) fn exec_process(own: &Process, argv: Vec<String>) -> Process {
+    let mut process = own.clone();
+    process.set_args(Some(argv)).set_terminal(Some(false)).set_console_size(None);
+    process
+}

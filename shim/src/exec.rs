@@ -1,0 +1,251 @@
+//! ExecSync: a command inside a running container, its output captured, its time limited.
+//!
+//! ```text
+//! spawn --> launching --Started--> running --pidfd--> draining --> answered
+//!               +--Err: answered       +--time is up: the whole tree is killed
+//! ```
+//! When the command ended, children of it may hold its pipes open: they are read for
+//! [`DRAIN`] more and then closed. Such children belong to the container and live on.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use berth_container::{self as engine, ExecRequest, ExitStatus, Progress, Stdio};
+
+use crate::container::{Phase, exec_process, output_pipe};
+use crate::io::pump::{Capture, Pump, Sink};
+use crate::poll::{Interest, Token};
+use crate::service::Reply;
+use crate::shim::{Shim, status_of};
+use crate::ttrpc::{ReplyTo, Status};
+
+/// How long pipes are read that the command's children keep open after its end.
+const DRAIN: Duration = Duration::from_millis(500);
+/// Kept bytes per stream where the request names no limit.
+const DEFAULT_OUTPUT: usize = 16 << 20;
+
+/// What to execute.
+#[derive(Debug)]
+pub(crate) struct ExecOrder {
+    pub(crate) container_id: String,
+    pub(crate) argv: Vec<String>,
+    /// `None`: no limit.
+    pub(crate) timeout: Option<Duration>,
+    /// Kept bytes per stream. 0: 16 MiB.
+    pub(crate) max_output: usize,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ExecOutcome {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) exit_code: u32,
+    pub(crate) timed_out: bool,
+}
+
+/// A running one.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    engine: engine::Exec,
+    to: ReplyTo,
+    status: Option<ExitStatus>,
+    stdout: Option<u64>,
+    stderr: Option<u64>,
+    outcome: ExecOutcome,
+}
+
+impl Exec {
+    /// Its process id until it is reaped.
+    pub(crate) fn unreaped_pid(&self) -> Option<u32> {
+        self.status.is_none().then(|| self.engine.pid())
+    }
+}
+
+impl Shim {
+    /// Starts a command. Answered when it ended.
+    pub(crate) fn exec_sync(&mut self, to: ReplyTo, order: ExecOrder) -> Result<(), Status> {
+        if order.argv.is_empty() {
+            return Err(Status::invalid("argv: empty"));
+        }
+        let container = self.container(&order.container_id)?;
+        if container.phase != Phase::Running {
+            let (id, state) = (&order.container_id, container.phase.name());
+            return Err(Status::precondition(format!("exec: container {id:?} is {state}")));
+        }
+        let process = exec_process(&container.process, order.argv);
+        let pipe = || output_pipe().map_err(|error| Status::internal(format!("exec: {error}")));
+        let ((out, out_end), (err, err_end)) = (pipe()?, pipe()?);
+        let number = self.poll.number();
+        let container = self.container(&order.container_id)?;
+        let request = ExecRequest {
+            id: &format!("exec-{number}"),
+            process: &process,
+            stdio: Stdio {
+                stdin: None,
+                stdout: Some(out_end.as_fd()),
+                stderr: Some(err_end.as_fd()),
+            },
+        };
+        let engine = engine::Exec::spawn(&container.engine, &request)
+            .map_err(|error| status_of("exec failed", &error))?;
+        drop((out_end, err_end));
+
+        let outcome = ExecOutcome::default();
+        let exec = Exec { engine, to, status: None, stdout: None, stderr: None, outcome };
+        self.execs.insert(number, exec);
+        let limit = if order.max_output == 0 { DEFAULT_OUTPUT } else { order.max_output };
+        let sink = || Sink::Capture(Capture::new(limit));
+        let registered = self
+            .add_pump(Pump::new(out, number, sink()))
+            .and_then(|out| Ok((out, self.add_pump(Pump::new(err, number, sink()))?)))
+            .and_then(|pumps| self.register_exec(number, pumps));
+        if let Err(error) = registered {
+            self.give_up_exec(number, &Status::internal(format!("exec: poll: {error}")));
+            return Ok(());
+        }
+        if let Some(timeout) = order.timeout {
+            self.poll.set_timer(Instant::now() + timeout, Token::Deadline(number));
+        }
+        Ok(())
+    }
+
+    fn register_exec(&mut self, number: u64, (out, err): (u64, u64)) -> rustix::io::Result<()> {
+        let Some(exec) = self.execs.get_mut(&number) else { return Ok(()) };
+        exec.stdout = Some(out);
+        exec.stderr = Some(err);
+        self.poll.add(exec.engine.pidfd(), Token::Process(number), Interest::IN)?;
+        match exec.engine.sync_fd() {
+            Some(sync) => self.poll.add(sync, Token::Launch(number), Interest::IN),
+            None => Ok(()),
+        }
+    }
+
+    /// The child said something.
+    pub(crate) fn exec_launch_ready(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        if let Some(sync) = exec.engine.sync_fd() {
+            self.poll.remove(sync);
+        }
+        let progress = exec.engine.advance();
+        for warning in exec.engine.take_warnings() {
+            crate::log::say(format_args!("exec: {warning}"));
+        }
+        let again = match progress {
+            Ok(Progress::Pending) => exec.engine.sync_fd(),
+            Ok(_) => None,
+            Err(error) => {
+                self.exec_failed(number, &error);
+                return;
+            }
+        };
+        let polled = again.map(|sync| self.poll.add(sync, Token::Launch(number), Interest::IN));
+        if let Some(Err(error)) = polled {
+            self.give_up_exec(number, &Status::internal(format!("exec: poll: {error}")));
+        }
+    }
+
+    /// The engine has undone everything already.
+    fn exec_failed(&mut self, number: u64, error: &engine::Error) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        if exec.outcome.timed_out {
+            exec.status = Some(ExitStatus::Signal(9));
+            self.answer_exec(number);
+        } else {
+            self.forget_exec(number, Err(status_of("exec failed", error)));
+        }
+    }
+
+    fn give_up_exec(&mut self, number: u64, status: &Status) {
+        if let Some(exec) = self.execs.get(&number) {
+            // It is reaped as an orphan.
+            if let Err(error) = exec.engine.kill_tree() {
+                crate::log::say(format_args!("exec: kill: {error}"));
+            }
+        }
+        self.forget_exec(number, Err(status.clone()));
+    }
+
+    /// The command's pidfd is readable.
+    pub(crate) fn exec_process_ready(&mut self, number: u64) {
+        if self.execs.get(&number).is_some_and(|exec| exec.engine.sync_fd().is_some()) {
+            // What the child said before its end comes first.
+            self.exec_launch_ready(number);
+        }
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        if exec.status.is_some() {
+            return;
+        }
+        let status = match exec.engine.exit_status() {
+            Ok(Some(status)) => status,
+            Ok(None) => return,
+            Err(error) => {
+                crate::log::say(format_args!("exec: wait: {error}"));
+                ExitStatus::Code(255)
+            }
+        };
+        exec.status = Some(status);
+        self.poll.remove(exec.engine.pidfd());
+        if let Err(error) = exec.engine.reap() {
+            crate::log::say(format_args!("exec: reap: {error}"));
+        }
+        if exec.stdout.is_none() && exec.stderr.is_none() {
+            self.answer_exec(number);
+        } else {
+            self.poll.clear_timers(Token::Deadline(number));
+            self.poll.set_timer(Instant::now() + DRAIN, Token::Deadline(number));
+        }
+    }
+
+    /// One output ended.
+    pub(crate) fn exec_pump_ended(&mut self, number: u64, pump: u64, captured: Vec<u8>) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        if exec.stdout == Some(pump) {
+            exec.stdout = None;
+            exec.outcome.stdout = captured;
+        } else if exec.stderr == Some(pump) {
+            exec.stderr = None;
+            exec.outcome.stderr = captured;
+        }
+        if exec.status.is_some() && exec.stdout.is_none() && exec.stderr.is_none() {
+            self.answer_exec(number);
+        }
+    }
+
+    /// Its time is up, or what holds its pipes was waited for long enough.
+    pub(crate) fn exec_deadline(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        if exec.status.is_some() {
+            let pumps = [exec.stdout, exec.stderr];
+            for pump in pumps.into_iter().flatten() {
+                self.drain_pump(pump);
+            }
+            return;
+        }
+        exec.outcome.timed_out = true;
+        if let Err(error) = exec.engine.kill_tree() {
+            crate::log::say(format_args!("exec: kill at its time limit: {error}"));
+        }
+    }
+
+    fn answer_exec(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        let mut outcome = std::mem::take(&mut exec.outcome);
+        outcome.exit_code = exec.status.map_or(255, ExitStatus::code);
+        self.forget_exec(number, Ok(Reply::Executed(outcome)));
+    }
+
+    fn forget_exec(&mut self, number: u64, answer: Result<Reply, Status>) {
+        self.poll.clear_timers(Token::Deadline(number));
+        let Some(exec) = self.execs.remove(&number) else { return };
+        self.poll.remove(exec.engine.pidfd());
+        for pump in [exec.stdout, exec.stderr].into_iter().flatten() {
+            if let Some(pump) = self.pumps.remove(&pump) {
+                self.poll.remove(&pump);
+            }
+        }
+        self.reply(exec.to, answer);
+        self.reap_orphans();
+        self.go_on_stopping();
+    }
+}

@@ -1,0 +1,142 @@
+//! Pumps: what reads the output of a process, and where it goes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+
+use super::lines::{Splitter, Stream};
+use super::log_file::LogFile;
+use super::stamp::Stamp;
+
+/// What one read takes at most: small enough that it is still in the processor's cache when it is
+/// formatted and written, and that one container's output does not hold up the others'.
+const READ_LEN: usize = 256 << 10;
+
+/// Buffers that all pumps use in turn, and that an idle shim does without.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl Scratch {
+    /// Gives the memory back.
+    pub(crate) fn release(&mut self) {
+        *self = Self::default();
+    }
+
+    /// There is memory to give back.
+    pub(crate) fn is_held(&self) -> bool {
+        self.input.capacity() > 0
+    }
+}
+
+/// Where a pump's bytes go. A later attach adds its clients here.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// Lines of the container's log.
+    Log(Splitter),
+    /// The answer of an ExecSync.
+    Capture(Capture),
+    /// Nowhere: a terminal must be read even if nobody wants its output.
+    Discard,
+}
+
+/// Output that is kept up to a limit; the surplus is dropped.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    bytes: Vec<u8>,
+    limit: usize,
+}
+
+impl Capture {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { bytes: Vec::new(), limit }
+    }
+
+    fn push(&mut self, input: &[u8]) {
+        let room = self.limit.saturating_sub(self.bytes.len()).min(input.len());
+        self.bytes.extend_from_slice(input.get(..room).unwrap_or_default());
+    }
+}
+
+/// What one turn of a pump showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// So many bytes came; more may be there.
+    Some(usize),
+    /// Nothing is there now.
+    Empty,
+    /// Nothing will come any more.
+    Ended,
+}
+
+/// One output stream of one process.
+#[derive(Debug)]
+pub(crate) struct Pump {
+    source: OwnedFd,
+    sink: Sink,
+    /// The number of the process that this is an output of.
+    pub(crate) owner: u64,
+}
+
+impl Pump {
+    /// Reads from `source`, which must be non-blocking.
+    pub(crate) fn new(source: OwnedFd, owner: u64, sink: Sink) -> Self {
+        Self { source, sink, owner }
+    }
+
+    /// The sink for one stream of a log.
+    pub(crate) fn log(stream: Stream) -> Sink {
+        Sink::Log(Splitter::new(stream))
+    }
+
+    /// Reads once and passes on what came. `log` is the owner's log, if it has one.
+    pub(crate) fn turn(&mut self, scratch: &mut Scratch, log: Option<&mut LogFile>) -> Flow {
+        let Scratch { input, output } = scratch;
+        input.clear();
+        input.reserve_exact(READ_LEN);
+        match rustix::io::read(&self.source, spare_capacity(input)) {
+            Ok(0) => return Flow::Ended,
+            Ok(_) => {}
+            Err(Errno::AGAIN | Errno::INTR) => return Flow::Empty,
+            // A terminal whose last user has gone says EIO.
+            Err(_) => return Flow::Ended,
+        }
+        match &mut self.sink {
+            Sink::Discard => {}
+            Sink::Capture(capture) => capture.push(input),
+            Sink::Log(splitter) => {
+                output.clear();
+                splitter.push(input, &Stamp::now(), output);
+                if let Some(log) = log.filter(|_| !output.is_empty()) {
+                    log.write(output);
+                }
+            }
+        }
+        Flow::Some(input.len())
+    }
+
+    /// Passes on what waits for an end of line that will not come, and gives what was captured.
+    pub(crate) fn finish(self, log: Option<&mut LogFile>) -> Vec<u8> {
+        match self.sink {
+            Sink::Discard => Vec::new(),
+            Sink::Capture(capture) => capture.bytes,
+            Sink::Log(mut splitter) => {
+                let mut output = Vec::new();
+                splitter.finish(&Stamp::now(), &mut output);
+                if let Some(log) = log.filter(|_| !output.is_empty()) {
+                    log.write(&output);
+                }
+                Vec::new()
+            }
+        }
+    }
+}
+
+impl AsFd for Pump {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.source.as_fd()
+    }
+}
