@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("berth-runtime", &["berth-image", "berth-network", "berth-proto", "berth-sys"]),
     ("berth-shim", &["berth-container", "berth-proto", "berth-sys"]),
     ("berth-tests", &["berth-proto", "berth-old-cri"]),
-    ("berth-perf", &["berth-proto"]),
+    ("berth-perf", &["berth-proto", "berth-tests"]),
     ("berth-old-cri", &[]),
     ("berth-app", &[]),
     ("xtask", &[]),

@@ -46,7 +46,7 @@ impl Workspace {
 
     /// Where the daemon with failpoints is left.
     pub(crate) fn dist_failpoints(&self) -> PathBuf {
-        self.target.join("dist-failpoints")
+        self.target.join("failpoints")
     }
 }
 
