@@ -1,1 +1,194 @@
-//! See ARCHITECTURE.md.
+//! From an image reference to a root filesystem.
+//!
+//! [`ImageStore`] is the way in. Behind it:
+//!
+//! - `registry/`: which hosts to ask, and asking them.
+//! - `manifest`, `platform`: what an image consists of, and which of several fits this machine.
+//! - `layers`, `unpack/`: each layer in one pass from the network to a directory.
+//! - `store/`: what is on disk, who needs it, what survives a crash.
+//! - `snapshot/`: writable layers, and reading from images without mounting them.
+//!
+//! Nothing here knows of pods or of gRPC.
+#![forbid(unsafe_code)]
+
+mod digest;
+mod error;
+mod flight;
+mod layers;
+mod manifest;
+mod platform;
+mod pull;
+mod reference;
+mod registry;
+mod snapshot;
+mod store;
+mod unpack;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+pub use digest::{Digest, InvalidDigest};
+pub use error::{Error, ErrorKind};
+pub use manifest::Error as ManifestError;
+pub use oci_spec::image::ImageConfiguration;
+pub use reference::{InvalidReference, Reference};
+pub use registry::{Credentials, Error as RegistryError, RegistryConfig};
+pub use snapshot::{Error as SnapshotError, Snapshot};
+pub use store::{Error as StoreError, FsUsage, Image, ImageId, ImageUser};
+pub use unpack::{Error as UnpackError, TarError};
+
+use flight::Flights;
+use layers::{Layers, blocking};
+use store::Store;
+
+/// What a store needs to know.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// The store's directory, made if need be. One process at a time may have it open.
+    pub root: PathBuf,
+    /// Layers fetched and unpacked at a time, over all pulls; at least one.
+    pub parallel_layers: usize,
+}
+
+impl StoreConfig {
+    /// A store at `root` with the defaults.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), parallel_layers: 4 }
+    }
+}
+
+type PullKey = (Reference, Option<Credentials>);
+
+/// The images of a node, and what containers have of them.
+///
+/// All methods may be called at once. Dropping a method's future is safe at every point.
+pub struct ImageStore {
+    store: Arc<Store>,
+    layers: Arc<Layers>,
+    pulls: Flights<PullKey, Result<ImageId, Arc<Error>>>,
+    janitor: JoinHandle<()>,
+}
+
+impl Drop for ImageStore {
+    fn drop(&mut self) {
+        self.janitor.abort();
+    }
+}
+
+impl ImageStore {
+    /// Opens the store. Must be called within a tokio runtime, whose tasks then do the store's
+    /// background work. Damaged records and layers that cannot be trusted after a crash are
+    /// logged and dropped; only a root that cannot be used is an error.
+    pub async fn open(config: StoreConfig) -> Result<Arc<Self>, Error> {
+        let store = blocking(move || {
+            let parallel = config.parallel_layers;
+            Ok((Store::open(&config.root)?, parallel))
+        });
+        let (store, parallel) = store.await?;
+        let layers = Arc::new(Layers::new(store.clone(), parallel));
+        let janitor = tokio::spawn(keep_tidy(store.clone()));
+        Ok(Arc::new(Self { store, layers, pulls: Flights::new(), janitor }))
+    }
+
+    /// Pulls an image and returns its id. Equal pulls under way are joined; when the last
+    /// caller drops its future, the work stops and leaves nothing. On return the image is
+    /// listed; its data becomes durable in the background.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+        registry: &RegistryConfig,
+    ) -> Result<ImageId, Error> {
+        let start = || {
+            let (store, layers) = (self.store.clone(), self.layers.clone());
+            let (reference, registry) = (reference.clone(), registry.clone());
+            async move { pull::pull(store, layers, reference, registry).await.map_err(Arc::new) }
+        };
+        let landed = self.pulls.fly((reference.clone(), credentials), start).await;
+        let result = landed.value.unwrap_or_else(|| Err(Arc::new(Error::Cancelled)));
+        result.map_err(|source| Error::Pull { reference: reference.to_string(), source })
+    }
+
+    /// All images, one entry per id, ordered by it. Waits for nothing.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.store.list()
+    }
+
+    /// The image of this name: a tag or digest (normalised like docker's), a bare name, an id
+    /// with or without `sha256:`, or the beginning of one if only one image's begins so.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Arc<Image>> {
+        self.store.find(name)
+    }
+
+    /// Removes the image that `name` leads to, with all its names; none is well. Its layers go
+    /// when no other image and no container needs them.
+    pub async fn remove(&self, name: &str) -> Result<(), Error> {
+        let (store, name) = (self.store.clone(), name.to_owned());
+        blocking(move || Ok(store.remove(&name)?)).await
+    }
+
+    /// What the unpacked layers use, from records: never fails, never waits.
+    #[must_use]
+    pub fn fs_usage(&self) -> FsUsage {
+        self.store.usage()
+    }
+
+    /// Makes the container's writable layer, or finds it again. It and the image's layers stay
+    /// until [`release`](Self::release), also over restarts.
+    pub async fn prepare(&self, container: &str, image: &Arc<Image>) -> Result<Snapshot, Error> {
+        let (store, container, image) = (self.store.clone(), container.to_owned(), image.clone());
+        blocking(move || snapshot::prepare(&store, &container, &image)).await
+    }
+
+    /// Removes the container's writable layer; one that is not there is well. The overlay must
+    /// not be mounted any more.
+    pub async fn release(&self, container: &str) -> Result<(), Error> {
+        let (store, container) = (self.store.clone(), container.to_owned());
+        blocking(move || snapshot::release(&store, &container)).await
+    }
+
+    /// The containers that have a writable layer.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<String> {
+        self.store.snapshots()
+    }
+
+    /// Reads a regular file of the image as a container would see it: `None` if there is none,
+    /// an error of kind `Invalid` if it is longer than `limit` bytes or no regular file.
+    pub async fn read_file(
+        &self,
+        image: &Arc<Image>,
+        path: &str,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let (store, image, path) = (self.store.clone(), image.clone(), path.to_owned());
+        blocking(move || snapshot::read_file(&store, &image, &path, limit)).await
+    }
+
+    /// Waits until all that could be removed is gone and all that is listed is on disk: for
+    /// shutting down, and for tests.
+    pub async fn settle(&self) -> Result<(), Error> {
+        let store = self.store.clone();
+        blocking(move || {
+            store.tidy();
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Removes and syncs in the background, one round at a time.
+async fn keep_tidy(store: Arc<Store>) {
+    loop {
+        store.untidy.notified().await;
+        let round = store.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || round.tidy()).await {
+            tracing::error!(%error, "the store's background work failed");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Getting an image's layers: all at once, each in one pass, then fitted from the bottom up.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::try_join_all;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::spawn_blocking;
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::flight::Flights;
+use crate::manifest::Descriptor;
+use crate::snapshot;
+use crate::store::layer::{LayerHold, LayerKey, LayerRecord, Staging, chain_ids};
+use crate::store::{self, Store};
+use crate::unpack::{self, Below, Counts, Expected, Facts, Piece};
+
+/// Pieces of a blob that wait to be inflated. A piece is one read of a socket.
+const PIECES: usize = 16;
+
+/// Where blobs come from: a registry or an archive.
+pub(crate) trait Blobs: Send + Sync + 'static {
+    /// Brings the blob piece by piece. A receiver that went away is no error.
+    fn send(
+        &self,
+        blob: Descriptor,
+        to: mpsc::Sender<Piece>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// Unpacks layers, each once however many ask for it.
+pub(crate) struct Layers {
+    store: Arc<Store>,
+    flights: Flights<Digest, Result<Arc<Unpacked>, Arc<Error>>>,
+    chains: tokio::sync::Mutex<()>,
+    limit: Arc<Semaphore>,
+}
+
+/// A layer after its own pass.
+enum Unpacked {
+    /// It stands alone and is in the store.
+    Ready(Arc<LayerHold>),
+    /// It depends on what lies below it.
+    Open { staging: Mutex<Option<Staging>>, facts: Facts, counts: Counts },
+}
+
+/// One layer of an image, as wanted.
+#[derive(Clone)]
+struct Wanted {
+    blob: Descriptor,
+    diff_id: Digest,
+    chain_id: Digest,
+}
+
+impl Layers {
+    pub(crate) fn new(store: Arc<Store>, parallel: usize) -> Self {
+        let limit = Arc::new(Semaphore::new(parallel.max(1)));
+        Self { store, flights: Flights::new(), chains: tokio::sync::Mutex::new(()), limit }
+    }
+
+    /// Claims on all layers, bottom first. What is not in the store is brought there; dropping
+    /// the future stops that.
+    pub(crate) async fn all(
+        self: Arc<Self>,
+        blobs: &Arc<impl Blobs>,
+        layers: &[Descriptor],
+        diff_ids: &[Digest],
+    ) -> Result<Vec<Arc<LayerHold>>, Error> {
+        let wanted: Vec<_> = layers
+            .iter()
+            .zip(diff_ids.iter().zip(chain_ids(diff_ids)))
+            .map(|(blob, (diff_id, chain_id))| Wanted {
+                blob: blob.clone(),
+                diff_id: diff_id.clone(),
+                chain_id,
+            })
+            .collect();
+        let passes: Vec<_> =
+            wanted.iter().map(|layer| self.clone().one(blobs.clone(), layer.clone())).collect();
+        let unpacked = try_join_all(passes).await?;
+        let mut holds: Vec<Arc<LayerHold>> = Vec::with_capacity(wanted.len());
+        for (layer, unpacked) in wanted.iter().zip(unpacked) {
+            let hold = match unpacked.as_ref() {
+                Unpacked::Ready(hold) => hold.clone(),
+                Unpacked::Open { .. } => self.fit(blobs, layer, unpacked, &holds).await?,
+            };
+            holds.push(hold);
+        }
+        Ok(holds)
+    }
+
+    async fn one(
+        self: Arc<Self>,
+        blobs: Arc<impl Blobs>,
+        layer: Wanted,
+    ) -> Result<Arc<Unpacked>, Error> {
+        loop {
+            if let Some(hold) = self.known(&layer) {
+                return Ok(Arc::new(Unpacked::Ready(hold)));
+            }
+            let start = || {
+                let (store, limit) = (self.store.clone(), self.limit.clone());
+                pass(store, limit, blobs.clone(), layer.clone())
+            };
+            let landed = self.flights.fly(layer.diff_id.clone(), start).await;
+            match landed.value {
+                Some(Ok(unpacked)) => return Ok(unpacked),
+                // Another's registry may have failed where this one's serves.
+                Some(Err(_)) | None if landed.joined => {}
+                Some(Err(source)) => return Err(named(&layer, source)),
+                None => return Err(Error::Cancelled),
+            }
+        }
+    }
+
+    fn known(&self, layer: &Wanted) -> Option<Arc<LayerHold>> {
+        self.store
+            .hold(&LayerKey::Diff(layer.diff_id.clone()))
+            .or_else(|| self.store.hold(&LayerKey::Chain(layer.chain_id.clone())))
+    }
+
+    /// Fits a layer that does not stand alone to those below it.
+    async fn fit(
+        &self,
+        blobs: &Arc<impl Blobs>,
+        layer: &Wanted,
+        unpacked: Arc<Unpacked>,
+        below: &[Arc<LayerHold>],
+    ) -> Result<Arc<LayerHold>, Error> {
+        // One at a time: rare and mostly quick, and two images may want the same.
+        let _turn = self.chains.lock().await;
+        if let Some(hold) = self.known(layer) {
+            return Ok(hold);
+        }
+        let named = |e: Error| named(layer, Arc::new(e));
+        if let Some(hold) = self.fit_staged(layer, unpacked.clone(), below).await.map_err(named)? {
+            return Ok(hold);
+        }
+        let Unpacked::Open { facts, .. } = unpacked.as_ref() else { return Err(Error::Cancelled) };
+        let below = Some((below.to_vec(), facts.clone()));
+        let made = stream(&self.store, &self.limit, blobs, layer, below).await.map_err(named)?;
+        let key = LayerKey::Chain(layer.chain_id.clone());
+        commit(&self.store, made, key, layer.diff_id.clone()).await.map_err(named)
+    }
+
+    /// Tries to complete what the first pass made. `None` where it must be made anew.
+    async fn fit_staged(
+        &self,
+        layer: &Wanted,
+        unpacked: Arc<Unpacked>,
+        below: &[Arc<LayerHold>],
+    ) -> Result<Option<Arc<LayerHold>>, Error> {
+        let Unpacked::Open { staging, facts, counts } = unpacked.as_ref() else { return Ok(None) };
+        let Some(staging) = staging.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(None);
+        };
+        let (store, below) = (self.store.clone(), below.to_vec());
+        let made = Made { staging, facts: facts.clone(), counts: *counts };
+        let fitted = blocking(move || {
+            let view = view(&store, &below)?;
+            let root = store::open_dir(&made.staging.fs())?;
+            Ok(unpack::fit(&root, &made.facts, &view)?.then_some(made))
+        });
+        let Some(made) = fitted.await? else { return Ok(None) };
+        let key = LayerKey::Chain(layer.chain_id.clone());
+        commit(&self.store, made, key, layer.diff_id.clone()).await.map(Some)
+    }
+}
+
+fn named(layer: &Wanted, source: Arc<Error>) -> Error {
+    Error::Layer { digest: layer.blob.digest.clone(), source }
+}
+
+/// What a pass made, not yet in the store.
+struct Made {
+    staging: Staging,
+    facts: Facts,
+    counts: Counts,
+}
+
+/// A layer's own pass, as far as it goes without regard to others.
+async fn pass(
+    store: Arc<Store>,
+    limit: Arc<Semaphore>,
+    blobs: Arc<impl Blobs>,
+    layer: Wanted,
+) -> Result<Arc<Unpacked>, Arc<Error>> {
+    let made = stream(&store, &limit, &blobs, &layer, None).await.map_err(Arc::new)?;
+    if !made.facts.stands_alone() {
+        let Made { staging, facts, counts } = made;
+        let staging = Mutex::new(Some(staging));
+        return Ok(Arc::new(Unpacked::Open { staging, facts, counts }));
+    }
+    let key = LayerKey::Diff(layer.diff_id.clone());
+    let hold = commit(&store, made, key, layer.diff_id).await.map_err(Arc::new)?;
+    Ok(Arc::new(Unpacked::Ready(hold)))
+}
+
+type BelowHolds = (Vec<Arc<LayerHold>>, Facts);
+
+/// Receives a blob and unpacks it as it comes. Dropping the future closes the channel, at which
+/// the unpacking ends by itself and throws away what it made.
+async fn stream(
+    store: &Arc<Store>,
+    limit: &Semaphore,
+    blobs: &Arc<impl Blobs>,
+    layer: &Wanted,
+    below: Option<BelowHolds>,
+) -> Result<Made, Error> {
+    let _permit = limit.acquire().await.map_err(|_| Error::Cancelled)?;
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let store = store.clone();
+    let expected = Expected {
+        blob: layer.blob.digest.clone(),
+        blob_size: layer.blob.size,
+        diff_id: layer.diff_id.clone(),
+    };
+    let unpacking = blocking(move || unpack_into_staging(&store, receiver, &expected, below));
+    let (sent, made) = tokio::join!(blobs.send(layer.blob.clone(), sender), unpacking);
+    match (sent, made) {
+        // A failed unpacking closes the channel; a failed download cuts the unpacking short.
+        (Err(error), _) => Err(error),
+        (Ok(()), made) => made,
+    }
+}
+
+fn unpack_into_staging(
+    store: &Arc<Store>,
+    pieces: mpsc::Receiver<Piece>,
+    expected: &Expected,
+    below: Option<BelowHolds>,
+) -> Result<Made, Error> {
+    let staging = store.stage()?;
+    let root = store::open_dir(&staging.fs())?;
+    let below = match &below {
+        Some((holds, facts)) => Some(Below { view: view(store, holds)?, facts: facts.clone() }),
+        None => None,
+    };
+    let (facts, counts) = unpack::unpack(pieces, expected, root, below)?;
+    Ok(Made { staging, facts, counts })
+}
+
+fn view(store: &Store, holds: &[Arc<LayerHold>]) -> Result<snapshot::view::MergedView, Error> {
+    let records: Vec<_> = holds.iter().map(|hold| hold.record.clone()).collect();
+    let path = store.layout.layers();
+    snapshot::merged(store, &records)
+        .map_err(store::Error::io("open the layers in", &path))
+        .map_err(Error::from)
+}
+
+async fn commit(
+    store: &Arc<Store>,
+    made: Made,
+    key: LayerKey,
+    diff_id: Digest,
+) -> Result<Arc<LayerHold>, Error> {
+    let store = store.clone();
+    blocking(move || {
+        let record = LayerRecord::new(key, &diff_id, &made.facts, made.counts, &store.boot_id);
+        Ok(store.commit(made.staging, record)?)
+    })
+    .await
+}
+
+/// Runs blocking work on tokio's pool; a panic there becomes an error here.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    spawn_blocking(work).await.map_err(|e| store::Error::Task(e.to_string()))?
+}

@@ -1,0 +1,144 @@
+//! Which images there are, and by which names they are found.
+
+use std::sync::Arc;
+
+use super::image::{BlobRecord, Image, ImageRecord, VERSION};
+use super::layer::LayerKey;
+use super::{Error, ImageId, Store, record};
+use crate::manifest::Manifest;
+use crate::reference::Reference;
+
+/// An image whose layers are all in the store.
+pub(crate) struct NewImage {
+    pub(crate) manifest: Manifest,
+    pub(crate) manifest_text: String,
+    pub(crate) config_text: String,
+    /// Bottom first.
+    pub(crate) layers: Vec<LayerKey>,
+    /// Normalised, if it was asked for by tag.
+    pub(crate) tag: Option<String>,
+    /// `name@digest`, if a registry's or archive's digest is known.
+    pub(crate) repo_digest: Option<String>,
+}
+
+impl Store {
+    pub(crate) fn list(&self) -> Vec<Arc<Image>> {
+        self.read().images.values().cloned().collect()
+    }
+
+    /// Finds an image by tag, digest, bare name, or id (whole or the only one that begins so).
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Image>> {
+        let state = self.read();
+        if let Ok(reference) = Reference::parse(name) {
+            let wanted = reference.to_string();
+            let has = |image: &&Arc<Image>| {
+                image.repo_tags.contains(&wanted) || image.repo_digests.contains(&wanted)
+            };
+            if let Some(image) = state.images.values().find(has) {
+                return Some(image.clone());
+            }
+        }
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        if hex.is_empty() || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut begin = state.images.values().filter(|image| image.id.hex().starts_with(hex));
+        let found = begin.next()?;
+        begin.next().is_none().then(|| found.clone())
+    }
+
+    /// Lists an image, or adds its names to the one there. The tag leaves any other image.
+    pub(crate) fn add_image(&self, new: NewImage) -> Result<ImageId, Error> {
+        let _writer = self.writer();
+        let id = new.manifest.config.digest.clone();
+        let mut state = self.write();
+        if !new.layers.iter().all(|key| state.layers.contains_key(key)) {
+            return Err(Error::Gone { id });
+        }
+        let known = state.images.get(&id).cloned();
+        state.serial += 1;
+        let serial = state.serial;
+        let loser = new.tag.as_ref().and_then(|tag| {
+            state.images.values().find(|i| i.id != id && i.repo_tags.contains(tag)).cloned()
+        });
+        drop(state);
+        self.save_image(merged(new.into_parts(), known.as_deref(), serial))?;
+        let winner = self.read().images.get(&id).cloned();
+        if let (Some(loser), Some(winner)) = (loser, winner) {
+            self.untag(&loser, &winner.repo_tags)?;
+        }
+        self.unsynced().images.push(id.clone());
+        self.untidy.notify_one();
+        Ok(id)
+    }
+
+    fn untag(&self, image: &Image, tags: &[String]) -> Result<(), Error> {
+        let mut record = ImageRecord::clone(&image.record);
+        record.repo_tags.retain(|tag| !tags.contains(tag));
+        self.save_image(record)
+    }
+
+    /// On disk first, then for all to see.
+    fn save_image(&self, record: ImageRecord) -> Result<(), Error> {
+        let id = record.id.clone();
+        let path = self.layout.image(&id);
+        let image =
+            Image::new(record).map_err(|source| Error::Config { id: id.clone(), source })?;
+        record::write(&path, &*image.record).map_err(Error::io("write", &path))?;
+        self.write().images.insert(id, Arc::new(image));
+        Ok(())
+    }
+
+    /// Removes the image that `name` leads to, with all its names. None is well, too.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), Error> {
+        let _writer = self.writer();
+        let Some(image) = self.find(name) else { return Ok(()) };
+        let path = self.layout.image(&image.id);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &path)(error));
+            }
+            _ => {}
+        }
+        self.write().images.remove(&image.id);
+        self.sync_dir(&self.layout.images());
+        self.collect_unneeded();
+        Ok(())
+    }
+}
+
+type Parts = (ImageRecord, Option<String>, Option<String>);
+
+impl NewImage {
+    fn into_parts(self) -> Parts {
+        let record = ImageRecord {
+            version: VERSION,
+            id: self.manifest.config.digest.clone(),
+            serial: 0,
+            repo_tags: Vec::new(),
+            repo_digests: Vec::new(),
+            manifest_digest: self.manifest.digest.clone(),
+            manifest: self.manifest_text,
+            config: self.config_text,
+            blobs: self.manifest.layers.iter().map(BlobRecord::from).collect(),
+            layers: self.layers,
+            pinned: false,
+        };
+        (record, self.tag, self.repo_digest)
+    }
+}
+
+/// The new record with the names that the image has already.
+fn merged((mut record, tag, digest): Parts, known: Option<&Image>, serial: u64) -> ImageRecord {
+    let tags = known.into_iter().flat_map(|image| image.repo_tags.iter().cloned()).chain(tag);
+    let digests = known.into_iter().flat_map(|i| i.repo_digests.iter().cloned()).chain(digest);
+    record.serial = serial;
+    record.repo_tags = sorted(tags);
+    record.repo_digests = sorted(digests);
+    record.pinned = known.is_some_and(|image| image.pinned);
+    record
+}
+
+fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
+    names.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+}

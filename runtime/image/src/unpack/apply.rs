@@ -1,0 +1,395 @@
+//! Applying tar entries to a directory, so that it becomes a layer of an overlay.
+//!
+//! Every step opens one name in a directory already held open and never lets the kernel follow a
+//! symlink, so nothing outside the root can be reached: symlinks are resolved here, within the
+//! root, as a container would see them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::io::{BufRead, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::io::Errno;
+
+use super::facts::{Facts, Path, is_below, join};
+use super::node::{self, Meta};
+use super::tar::{Entry, Kind, TarReader};
+use super::{Below, Counts, Error, compose, entry_error, write_error};
+use crate::snapshot::view::components;
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
+/// aufs's own bookkeeping, of no meaning to others.
+const AUFS: &[u8] = b".wh..wh.";
+/// What a directory without an entry gets, unless one below says otherwise.
+const IMPLICIT_MODE: u32 = 0o755;
+pub(super) const DISK_BLOCK: u64 = 4096;
+
+/// Turns entries into a layer.
+pub(super) struct Applier {
+    pub(super) root: OwnedFd,
+    pub(super) facts: Facts,
+    pub(super) below: Option<Below>,
+    counts: Counts,
+    /// Set at the end: making entries changes their directory's time.
+    dir_times: BTreeMap<Path, (i64, u32)>,
+    /// The directory of the last entry, by its name in the tar.
+    last: Option<(Vec<Vec<u8>>, Place)>,
+}
+
+/// A directory of the layer, held open.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) dir: Rc<OwnedFd>,
+    pub(super) path: Path,
+}
+
+impl Applier {
+    /// Applies to the empty directory `root`.
+    pub(super) fn new(root: OwnedFd, below: Option<Below>) -> Self {
+        // The first pass knows all whiteouts, wherever in the tar they stand.
+        let facts = below.as_ref().map_or_else(Facts::default, |below| Facts {
+            whiteouts: below.facts.whiteouts.clone(),
+            opaques: below.facts.opaques.clone(),
+            ..Facts::default()
+        });
+        let (counts, dir_times) = (Counts { bytes: 0, inodes: 1 }, BTreeMap::new());
+        Self { root, facts, below, counts, dir_times, last: None }
+    }
+
+    /// Applies one entry, reading its content.
+    pub(super) fn apply(
+        &mut self,
+        entry: &Entry,
+        reader: &mut TarReader<impl BufRead>,
+    ) -> Result<(), Error> {
+        let mut parts = components(&entry.path);
+        if parts.iter().any(|part| part == b".." || part.contains(&0)) {
+            return Err(entry_error(&entry.path, "leads out of the layer"));
+        }
+        let Some(name) = parts.pop() else { return self.root_entry(entry) };
+        let in_aufs = parts.iter().any(|part| part.starts_with(AUFS));
+        if in_aufs || name.starts_with(AUFS) && name != OPAQUE_NAME {
+            return Ok(());
+        }
+        let place = self.place(parts)?;
+        if name == OPAQUE_NAME {
+            return self.opaque(&place);
+        }
+        if let Some(removed) = name.strip_prefix(WHITEOUT) {
+            return self.whiteout(&place, removed, &entry.path);
+        }
+        self.node(&place, &name, entry, reader)
+    }
+
+    /// Ends the layer: directory times, and in a rebuild the attributes of implicit directories.
+    pub(super) fn finish(mut self) -> Result<(Facts, Counts), Error> {
+        for (path, mtime) in &self.dir_times {
+            let name = if path.is_empty() { b"." } else { path.as_slice() };
+            node::set_time_at(self.root.as_fd(), name, *mtime)
+                .map_err(write_error("set the time of", path))?;
+        }
+        if let Some(below) = self.below.take()
+            && !compose::fit(&self.root, &self.facts, &below.view)?
+        {
+            return Err(entry_error(b"", "does not fit the layers below"));
+        }
+        Ok((self.facts, self.counts))
+    }
+
+    fn root_entry(&mut self, entry: &Entry) -> Result<(), Error> {
+        if entry.kind != Kind::Directory {
+            return Err(entry_error(&entry.path, "would replace the root directory"));
+        }
+        self.facts.root_entry = true;
+        self.dir_times.insert(Path::new(), entry.mtime);
+        node::set_meta_of(self.root.as_fd(), &meta(entry)?)
+            .map_err(write_error("set the attributes of", b"/"))
+    }
+
+    /// The directory for an entry, kept for the next, which is mostly in the same.
+    fn place(&mut self, parts: Vec<Vec<u8>>) -> Result<Place, Error> {
+        if let Some((known, place)) = &self.last
+            && *known == parts
+        {
+            return Ok(place.clone());
+        }
+        let place = self.walk(&parts, true)?;
+        let place = place.ok_or_else(|| entry_error(&parts.join(&b'/'), "is missing"))?;
+        self.last = Some((parts, place.clone()));
+        Ok(place)
+    }
+
+    fn opaque(&mut self, place: &Place) -> Result<(), Error> {
+        self.facts.opaques.insert(place.path.clone());
+        if place.path.is_empty() {
+            return Ok(());
+        }
+        node::set_opaque(place.dir.as_fd()).map_err(write_error("make opaque", &place.path))
+    }
+
+    fn whiteout(&mut self, place: &Place, name: &[u8], shown: &[u8]) -> Result<(), Error> {
+        if matches!(name, b"" | b"." | b"..") {
+            return Err(entry_error(shown, "is a whiteout of no name"));
+        }
+        let path = join(&place.path, name);
+        let fail = write_error("remove by whiteout", &path);
+        // Whiteouts speak of the layers below only: what this layer has of that name stays.
+        match stat_at(place, name).map_err(&fail)? {
+            None => {
+                node::make_whiteout(place.dir.as_fd(), name).map_err(&fail)?;
+                self.counts.inodes += 1;
+            }
+            Some(FileType::Directory) => {
+                let dir = node::open_dir(place.dir.as_fd(), name).map_err(|e| fail(e.into()))?;
+                node::set_opaque(dir.as_fd()).map_err(&fail)?;
+            }
+            Some(_) => {}
+        }
+        self.facts.whiteouts.insert(path);
+        Ok(())
+    }
+
+    fn node(
+        &mut self,
+        place: &Place,
+        name: &[u8],
+        entry: &Entry,
+        reader: &mut TarReader<impl BufRead>,
+    ) -> Result<(), Error> {
+        let path = join(&place.path, name);
+        match entry.kind {
+            Kind::Directory => return self.directory(place, name, path, entry),
+            Kind::HardLink => return self.hard_link(place, name, &path, entry),
+            Kind::CharDevice { major: 0, minor: 0 } => {
+                return Err(entry_error(&path, "is a character device 0:0, overlayfs's whiteout"));
+            }
+            _ => {}
+        }
+        self.clear(place, name, &path)?;
+        self.counts.inodes += 1;
+        let meta = meta(entry)?;
+        if entry.kind == Kind::File {
+            self.counts.bytes += entry.size.next_multiple_of(DISK_BLOCK);
+            return write_file(place, name, &path, &meta, reader);
+        }
+        make_special(place, name, entry, &meta).map_err(write_error("make", &path))
+    }
+
+    fn directory(
+        &mut self,
+        place: &Place,
+        name: &[u8],
+        path: Path,
+        entry: &Entry,
+    ) -> Result<(), Error> {
+        let meta = meta(entry)?;
+        let fail = write_error("make the directory", &path);
+        let dir = self.make_dir(place, name, &path).map_err(&fail)?;
+        if self.facts.implicit.remove(&path) {
+            self.facts.late.insert(path.clone());
+        }
+        node::set_meta_of(dir.as_fd(), &meta).map_err(&fail)?;
+        self.dir_times.insert(path.clone(), entry.mtime);
+        Ok(())
+    }
+
+    /// Opens the directory `name`, made if need be. One that takes the place of something else
+    /// in this layer hides what the layers below have of that name.
+    pub(super) fn make_dir(
+        &mut self,
+        place: &Place,
+        name: &[u8],
+        path: &[u8],
+    ) -> io::Result<OwnedFd> {
+        let parent = place.dir.as_fd();
+        match node::open_dir(parent, name) {
+            Ok(dir) => return Ok(dir),
+            Err(Errno::NOENT) => rustix::fs::mkdirat(parent, name, Mode::RWXU)?,
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+                rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+                let dir = node::open_dir(parent, name)?;
+                node::set_opaque(dir.as_fd())?;
+                self.facts.opaques.insert(path.to_vec());
+                self.last = None;
+                return Ok(dir);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.counts.inodes += 1;
+        self.counts.bytes += DISK_BLOCK;
+        Ok(node::open_dir(parent, name)?)
+    }
+
+    /// A directory that has no entry (yet).
+    pub(super) fn make_implicit(
+        &mut self,
+        place: &Place,
+        name: &[u8],
+        path: Path,
+    ) -> io::Result<OwnedFd> {
+        let dir = self.make_dir(place, name, &path)?;
+        let meta = Meta { mode: IMPLICIT_MODE, ..Meta::default() };
+        node::set_meta_of(dir.as_fd(), &meta)?;
+        self.dir_times.entry(path.clone()).or_insert((0, 0));
+        self.facts.implicit.insert(path);
+        Ok(dir)
+    }
+
+    fn hard_link(
+        &mut self,
+        place: &Place,
+        name: &[u8],
+        path: &[u8],
+        entry: &Entry,
+    ) -> Result<(), Error> {
+        let mut parts = components(&entry.link);
+        let target_name = parts.pop();
+        let Some(target_name) = target_name.filter(|_| !parts.contains(&b"..".to_vec())) else {
+            return Err(entry_error(path, "is a hard link that leads out of the layer"));
+        };
+        let Some(target) = self.link_target(&parts, &target_name, path)? else { return Ok(()) };
+        if join(&target.path, &target_name) == path {
+            return Ok(());
+        }
+        self.clear(place, name, path)?;
+        let (from, to) = (target.dir.as_fd(), place.dir.as_fd());
+        rustix::fs::linkat(from, &*target_name, to, name, AtFlags::empty())
+            .map_err(|e| write_error("make the hard link", path)(e.into()))
+    }
+
+    /// Where a hard link's target is; `None` when it is not in this layer, which is noted.
+    fn link_target(
+        &mut self,
+        parts: &[Vec<u8>],
+        name: &[u8],
+        link: &[u8],
+    ) -> Result<Option<Place>, Error> {
+        let fail = write_error("find the target of the hard link", link);
+        if let Some(place) = self.walk(parts, false)? {
+            match stat_at(&place, name).map_err(&fail)? {
+                Some(FileType::Directory) => {
+                    return Err(entry_error(link, "is a hard link to a directory"));
+                }
+                Some(FileType::CharacterDevice) if is_whiteout_at(&place, name) => {}
+                Some(_) => return Ok(Some(place)),
+                None => {}
+            }
+        }
+        if self.below.is_none() {
+            self.facts.foreign_links = true;
+            return Ok(None);
+        }
+        let place = self.walk(parts, true)?;
+        let place = place.ok_or_else(|| entry_error(link, "is a hard link to nothing"))?;
+        self.copy_up(&place, name, link)?;
+        Ok(Some(place))
+    }
+
+    fn copy_up(&mut self, place: &Place, name: &[u8], link: &[u8]) -> Result<(), Error> {
+        let path = join(&place.path, name);
+        let fail = write_error("copy from the layer below", &path);
+        let nothing = || entry_error(link, "is a hard link to nothing");
+        let below = self.below.as_ref().filter(|_| !self.facts.hides(&path)).ok_or_else(nothing)?;
+        let found = below.view.peek(&path).map_err(&fail)?.ok_or_else(nothing)?;
+        node::copy_node(&found.fd, place.dir.as_fd(), name).map_err(&fail)?;
+        self.counts.inodes += 1;
+        let size = u64::try_from(found.stat.st_size).unwrap_or(0);
+        self.counts.bytes += size.next_multiple_of(DISK_BLOCK);
+        Ok(())
+    }
+
+    /// Makes way: a later entry replaces an earlier one of its name.
+    fn clear(&mut self, place: &Place, name: &[u8], path: &[u8]) -> Result<(), Error> {
+        let fail = write_error("replace", path);
+        match stat_at(place, name).map_err(&fail)? {
+            None => return Ok(()),
+            Some(FileType::Directory) => {
+                let full = [node::proc_path(place.dir.as_fd()).as_bytes(), b"/", name].concat();
+                let full: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(full);
+                std::fs::remove_dir_all(full).map_err(&fail)?;
+                self.facts.forget(path);
+                self.dir_times.retain(|known, _| known != path && !is_below(known, path));
+            }
+            Some(_) => rustix::fs::unlinkat(place.dir.as_fd(), name, AtFlags::empty())
+                .map_err(|e| fail(e.into()))?,
+        }
+        self.last = None;
+        Ok(())
+    }
+}
+
+fn meta(entry: &Entry) -> Result<Meta, Error> {
+    if entry.xattrs.iter().any(|(name, _)| node::is_overlay_xattr(name)) {
+        return Err(entry_error(&entry.path, "has an extended attribute of overlayfs"));
+    }
+    Ok(Meta {
+        uid: entry.uid,
+        gid: entry.gid,
+        mode: entry.mode,
+        mtime: entry.mtime,
+        xattrs: entry.xattrs.clone(),
+    })
+}
+
+pub(super) fn stat_at(place: &Place, name: &[u8]) -> io::Result<Option<FileType>> {
+    match rustix::fs::statat(&place.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(node::file_type(&stat))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) fn is_whiteout_at(place: &Place, name: &[u8]) -> bool {
+    rustix::fs::statat(&place.dir, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| node::is_whiteout(&stat))
+}
+
+fn write_file(
+    place: &Place,
+    name: &[u8],
+    path: &[u8],
+    meta: &Meta,
+    reader: &mut TarReader<impl BufRead>,
+) -> Result<(), Error> {
+    let fail = write_error("write", path);
+    let file = node::create_file(place.dir.as_fd(), name).map_err(|e| fail(e.into()))?;
+    let mut file = std::fs::File::from(file);
+    loop {
+        let piece = reader.content()?;
+        if piece.is_empty() {
+            break;
+        }
+        file.write_all(piece).map_err(&fail)?;
+        let count = piece.len();
+        reader.consume(count);
+    }
+    node::set_meta_of(file.as_fd(), meta).map_err(&fail)
+}
+
+fn make_special(place: &Place, name: &[u8], entry: &Entry, meta: &Meta) -> io::Result<()> {
+    let dir = place.dir.as_fd();
+    let make = |kind, device| rustix::fs::mknodat(dir, name, kind, Mode::empty(), device);
+    let kind = match entry.kind {
+        Kind::Symlink => {
+            rustix::fs::symlinkat(entry.link.as_slice(), dir, name)?;
+            FileType::Symlink
+        }
+        Kind::CharDevice { major, minor } => {
+            make(FileType::CharacterDevice, rustix::fs::makedev(major, minor))?;
+            FileType::CharacterDevice
+        }
+        Kind::BlockDevice { major, minor } => {
+            make(FileType::BlockDevice, rustix::fs::makedev(major, minor))?;
+            FileType::BlockDevice
+        }
+        _ => {
+            make(FileType::Fifo, 0)?;
+            FileType::Fifo
+        }
+    };
+    node::set_meta_at(dir, name, meta, kind)
+}

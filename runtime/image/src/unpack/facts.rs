@@ -1,0 +1,106 @@
+//! What a layer's tar leaves open, noted while it streams by.
+
+use std::collections::BTreeSet;
+
+/// Paths are canonical within the layer: no leading slash, no `.` or `..`, no symlink on the
+/// way; the root is empty.
+pub(super) type Path = Vec<u8>;
+
+/// Whether a layer stands alone, and what to look up below it if not.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Facts {
+    /// Directories that something lies in but that have no entry of their own.
+    pub(super) implicit: BTreeSet<Path>,
+    /// Directories whose own entry came only after something lay in them: below, such a path
+    /// may have been a symlink when it was first used.
+    pub(super) late: BTreeSet<Path>,
+    /// Names removed from the layers below.
+    pub(super) whiteouts: BTreeSet<Path>,
+    /// Directories that hide what the layers below have in them; the empty path is the root.
+    pub(super) opaques: BTreeSet<Path>,
+    /// A hard link's target is not in the layer.
+    pub(super) foreign_links: bool,
+    /// The root directory has an entry.
+    pub(super) root_entry: bool,
+}
+
+impl Facts {
+    /// The layer is the same above any other.
+    pub(crate) fn stands_alone(&self) -> bool {
+        self.implicit.is_empty() && self.late.is_empty() && !self.foreign_links
+    }
+
+    /// The root directory has an entry: its owner, mode and so on are the layer's own.
+    pub(crate) fn root_entry(&self) -> bool {
+        self.root_entry
+    }
+
+    /// Nothing of the layers below shows at all. overlayfs takes no mark on a layer's root, so
+    /// this must be known where the layers are put together.
+    pub(crate) fn opaque_root(&self) -> bool {
+        self.opaques.contains(&b""[..])
+    }
+
+    /// Whether what the layers below have at `path` is hidden by this layer's whiteouts.
+    pub(super) fn hides(&self, path: &[u8]) -> bool {
+        let slashes = path.iter().enumerate().filter(|&(_, &b)| b == b'/').map(|(at, _)| at);
+        let strict = std::iter::once(0).chain(slashes).filter_map(|at| path.get(..at));
+        let mut all = strict.clone().chain(std::iter::once(path));
+        let mut strict = strict;
+        all.any(|p| self.whiteouts.contains(p))
+            || !path.is_empty() && strict.any(|p| self.opaques.contains(p))
+    }
+
+    /// The directory at `path` and all below it are gone from the layer.
+    pub(super) fn forget(&mut self, path: &[u8]) {
+        let keep = |known: &Path| known != path && !is_below(known, path);
+        self.implicit.retain(keep);
+        self.late.retain(keep);
+    }
+}
+
+pub(super) fn is_below(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.first() == Some(&b'/'))
+}
+
+/// `dir/name`, where the root is empty.
+pub(super) fn join(dir: &[u8], name: &[u8]) -> Path {
+    if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whiteouts_hide_their_own_path_and_opaques_what_is_within() {
+        let mut facts = Facts::default();
+        facts.whiteouts.insert(b"a/b".to_vec());
+        facts.opaques.insert(b"o".to_vec());
+        for (path, hidden) in [
+            ("a", false),
+            ("a/b", true),
+            ("a/b/c", true),
+            ("a/bc", false),
+            ("o", false),
+            ("o/x", true),
+            ("o/x/y", true),
+            ("ox", false),
+        ] {
+            assert_eq!(facts.hides(path.as_bytes()), hidden, "{path}");
+        }
+        assert!(!facts.opaque_root());
+        facts.opaques.insert(Vec::new());
+        assert!(facts.opaque_root() && facts.hides(b"z") && !facts.hides(b""));
+    }
+
+    #[test]
+    fn forgetting_a_directory_forgets_what_is_below_it() {
+        let mut facts = Facts::default();
+        facts.implicit.extend([b"a".to_vec(), b"a/b".to_vec(), b"ab".to_vec()]);
+        facts.late.insert(b"a/c".to_vec());
+        facts.forget(b"a");
+        assert_eq!(facts.implicit.iter().collect::<Vec<_>>(), [b"ab"]);
+        assert!(facts.late.is_empty() && !facts.stands_alone());
+    }
+}

@@ -1,0 +1,207 @@
+//! Making single nodes and giving them their owner, mode, attributes and times.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
+};
+use rustix::io::Errno;
+
+/// overlayfs's mark of a directory that hides those below.
+pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+/// Its presence makes overlayfs look for whiteouts even in a directory that exists in one layer
+/// only; without it their names would show up in listings there.
+const ORIGIN: &str = "trusted.overlay.origin";
+const OVERLAY_PREFIX: &[u8] = b"trusted.overlay.";
+/// Linux's XATTR_LIST_MAX and XATTR_SIZE_MAX.
+const XATTR_MAX: usize = 64 << 10;
+
+/// What all kinds of nodes have.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Meta {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mode: u32,
+    pub(super) mtime: (i64, u32),
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A path that leads to an open file, also one opened with O_PATH, through /proc.
+pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn proc_entry(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
+    [proc_path(dir).as_bytes(), b"/", name].concat()
+}
+
+/// Opens a node itself, whatever it is.
+pub(crate) fn open_node(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
+/// Opens a directory, never through a symlink.
+pub(super) fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
+pub(crate) fn file_type(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// A character device 0:0: the name is removed.
+pub(crate) fn is_whiteout(stat: &Stat) -> bool {
+    file_type(stat) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+pub(crate) fn is_opaque(dir: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut value = [0_u8; 1];
+    match rustix::fs::getxattr(proc_path(dir), OPAQUE, &mut value[..]) {
+        Ok(1) => Ok(value == *b"y"),
+        Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) fn set_opaque(dir: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(dir, OPAQUE, b"y", XattrFlags::empty())?)
+}
+
+/// Makes a whiteout in `dir`.
+pub(super) fn make_whiteout(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    rustix::fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?;
+    Ok(rustix::fs::fsetxattr(dir, ORIGIN, b"", XattrFlags::empty())?)
+}
+
+/// An open file or directory gets its metadata. The owner goes first: changing it clears setuid
+/// bits and capabilities.
+pub(super) fn set_meta_of(fd: BorrowedFd<'_>, meta: &Meta) -> io::Result<()> {
+    rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))?;
+    for (name, value) in &meta.xattrs {
+        tolerate(name, rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()))?;
+    }
+    Ok(rustix::fs::futimens(fd, &times(meta.mtime))?)
+}
+
+/// The node `name`, of any kind, gets its metadata.
+pub(super) fn set_meta_at(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    meta: &Meta,
+    kind: FileType,
+) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+    let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::chownat(dir, name, Some(uid), Some(gid), nofollow)?;
+    // Symlinks have no mode; nothing else is followed here, since `name` is none.
+    if kind != FileType::Symlink {
+        rustix::fs::chmodat(dir, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())?;
+    }
+    let path = proc_entry(dir, name);
+    for (key, value) in &meta.xattrs {
+        let flags = XattrFlags::empty();
+        tolerate(key, rustix::fs::lsetxattr(path.as_slice(), key.as_slice(), value, flags))?;
+    }
+    set_time_at(dir, name, meta.mtime)
+}
+
+pub(super) fn set_time_at(dir: BorrowedFd<'_>, name: &[u8], mtime: (i64, u32)) -> io::Result<()> {
+    Ok(rustix::fs::utimensat(dir, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn times((seconds, nanos): (i64, u32)) -> Timestamps {
+    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    Timestamps {
+        last_access: omit,
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanos.into() },
+    }
+}
+
+/// As other runtimes: a file system without such attributes (or not on this kind of node) is
+/// said and passed over.
+fn tolerate(name: &[u8], result: rustix::io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(Errno::OPNOTSUPP) => {
+            let name = String::from_utf8_lossy(name);
+            tracing::warn!(%name, "extended attribute not supported here, left out");
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
+/// What may not come from a layer: overlayfs would take it for its own.
+pub(super) fn is_overlay_xattr(name: &[u8]) -> bool {
+    name.starts_with(OVERLAY_PREFIX)
+}
+
+/// The metadata of an open node (O_PATH will do), overlayfs's own attributes left out.
+pub(crate) fn read_meta(fd: BorrowedFd<'_>) -> io::Result<MetaOf> {
+    let stat = rustix::fs::fstat(fd)?;
+    let path = proc_path(fd);
+    let mut list = vec![0_u8; XATTR_MAX];
+    let used = match rustix::fs::listxattr(path.as_str(), &mut list[..]) {
+        Ok(used) => used,
+        Err(Errno::OPNOTSUPP) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let mut xattrs = Vec::new();
+    let names = list.get(..used).unwrap_or_default().split(|&b| b == 0);
+    for name in names.filter(|name| !name.is_empty() && !is_overlay_xattr(name)) {
+        let mut value = vec![0_u8; XATTR_MAX];
+        let length = rustix::fs::getxattr(path.as_str(), name, &mut value[..])?;
+        value.truncate(length);
+        xattrs.push((name.to_vec(), value));
+    }
+    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let meta = Meta {
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mode: stat.st_mode & 0o7777,
+        mtime: (stat.st_mtime, nanos),
+        xattrs,
+    };
+    Ok(MetaOf { meta, stat })
+}
+
+/// A node's metadata and what the kernel says of it.
+pub(crate) struct MetaOf {
+    pub(super) meta: Meta,
+    pub(super) stat: Stat,
+}
+
+/// Gives the directory `to` the metadata of the directory `from`.
+pub(crate) fn copy_dir_meta(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    set_meta_of(to, &read_meta(from)?.meta)
+}
+
+/// Copies a node that is no directory, content and all.
+pub(super) fn copy_node(from: &OwnedFd, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let MetaOf { meta, stat } = read_meta(from.as_fd())?;
+    let kind = file_type(&stat);
+    match kind {
+        FileType::RegularFile => {
+            let mut source = std::fs::File::open(proc_path(from.as_fd()))?;
+            let mut target = std::fs::File::from(create_file(dir, name)?);
+            io::copy(&mut source, &mut target)?;
+            return set_meta_of(target.as_fd(), &meta);
+        }
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(from, "", Vec::new())?;
+            rustix::fs::symlinkat(target.as_c_str(), dir, name)?;
+        }
+        FileType::Directory => return Err(Errno::ISDIR.into()),
+        other => rustix::fs::mknodat(dir, name, other, Mode::empty(), stat.st_rdev)?,
+    }
+    set_meta_at(dir, name, &meta, kind)
+}
+
+/// A new, empty file; fails if the name is taken.
+pub(super) fn create_file(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+}

@@ -1,0 +1,228 @@
+//! The bounded channels between the steps of one layer's pass.
+//!
+//! ```text
+//! async receiver --Piece--> [blob hash, inflate] --chunks--> [tar hash, untar]
+//! ```
+
+use std::cell::Cell;
+use std::io::{BufRead, Read};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use bytes::{Buf, Bytes};
+use tokio::sync::mpsc;
+
+use super::{Counts, Error, Expected, Facts, Piece, decompress};
+use crate::digest::Hasher;
+
+const CHUNK: usize = 256 << 10;
+/// Chunks under way between inflating and writing.
+const CHUNKS: usize = 4;
+
+/// Whether the blob was read to its end, and so had the right length and digest.
+struct Verified(bool);
+
+type Applied = Result<((Facts, Counts), ChunkReader), Error>;
+
+/// Runs both steps and verifies both digests.
+pub(super) fn run(
+    pieces: mpsc::Receiver<Piece>,
+    expected: &Expected,
+    apply: impl FnOnce(ChunkReader) -> Applied,
+) -> Result<(Facts, Counts), Error> {
+    let (sender, chunks) = sync_channel(CHUNKS);
+    std::thread::scope(|scope| {
+        let inflater = std::thread::Builder::new()
+            .name("inflate".to_owned())
+            .spawn_scoped(scope, move || inflate(pieces, expected, &sender))
+            .map_err(|e| Error::Thread(e.to_string()))?;
+        let applied = apply(ChunkReader::new(chunks, expected.diff_id.hasher()));
+        let inflated =
+            inflater.join().map_err(|_| Error::Thread("inflating panicked".to_owned()))?;
+        finish(applied, inflated, expected)
+    })
+}
+
+/// The first cause speaks: a broken stream before what the tar reader made of it.
+fn finish(
+    applied: Applied,
+    inflated: Result<Verified, Error>,
+    expected: &Expected,
+) -> Result<(Facts, Counts), Error> {
+    match (applied, inflated) {
+        (_, Err(cause)) => Err(cause),
+        (Err(error), Ok(_)) => Err(error),
+        (Ok(_), Ok(Verified(false))) => {
+            Err(Error::Thread("the blob was not read whole".to_owned()))
+        }
+        (Ok((result, reader)), Ok(Verified(true))) => {
+            let actual = reader.finish();
+            if actual == expected.diff_id {
+                return Ok(result);
+            }
+            Err(Error::DiffId { wanted: expected.diff_id.clone(), actual })
+        }
+    }
+}
+
+fn inflate(
+    pieces: mpsc::Receiver<Piece>,
+    expected: &Expected,
+    sender: &SyncSender<Vec<u8>>,
+) -> Result<Verified, Error> {
+    let outcome = Cell::new(None);
+    let blob = BlobReader {
+        pieces,
+        current: Bytes::new(),
+        hasher: Some(expected.blob.hasher()),
+        received: 0,
+        expected,
+        outcome: &outcome,
+    };
+    let result = inflate_all(blob, sender);
+    match outcome.take() {
+        Some(Err(cause)) => Err(cause),
+        Some(Ok(())) => result.map(|()| Verified(true)),
+        // The reader went away before the blob's end; its own error says why.
+        None => result.map(|()| Verified(false)),
+    }
+}
+
+fn inflate_all(blob: BlobReader<'_>, sender: &SyncSender<Vec<u8>>) -> Result<(), Error> {
+    let (format, mut plain) =
+        decompress::open(blob).map_err(|source| Error::Inflate { format: "none", source })?;
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        plain
+            .by_ref()
+            .take(CHUNK as u64)
+            .read_to_end(&mut chunk)
+            .map_err(|source| Error::Inflate { format, source })?;
+        // An empty chunk is the word that the stream is complete.
+        let end = chunk.is_empty();
+        if sender.send(chunk).is_err() || end {
+            return Ok(());
+        }
+    }
+}
+
+/// The blob as a reader: hashes what passes and verifies digest and length at the end.
+struct BlobReader<'a> {
+    pieces: mpsc::Receiver<Piece>,
+    current: Bytes,
+    hasher: Option<Hasher>,
+    received: u64,
+    expected: &'a Expected,
+    /// Set once, when the blob ended well or badly.
+    outcome: &'a Cell<Option<Result<(), Error>>>,
+}
+
+impl BlobReader<'_> {
+    fn refill(&mut self) -> std::io::Result<()> {
+        while self.current.is_empty() && self.hasher.is_some() {
+            let verdict = match self.pieces.blocking_recv() {
+                Some(Piece::Data(data)) => self.take(data),
+                Some(Piece::End) => self.end().map(|()| self.outcome.set(Some(Ok(())))),
+                None => Err(Error::Cancelled),
+            };
+            if let Err(error) = verdict {
+                self.outcome.set(Some(Err(error)));
+                return Err(std::io::Error::other("the blob is broken"));
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, data: Bytes) -> Result<(), Error> {
+        self.received = self.received.saturating_add(data.len() as u64);
+        let wanted = self.expected.blob_size;
+        if self.received > wanted {
+            return Err(Error::BlobSize { wanted, actual: self.received });
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&data);
+        }
+        self.current = data;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let wanted = self.expected.blob_size;
+        if self.received != wanted {
+            return Err(Error::BlobSize { wanted, actual: self.received });
+        }
+        match self.hasher.take().map(Hasher::finish) {
+            Some(actual) if actual != self.expected.blob => {
+                Err(Error::BlobDigest { wanted: self.expected.blob.clone(), actual })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Read for BlobReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.refill()?;
+        let count = buffer.len().min(self.current.len());
+        self.current.split_to(count).copy_to_slice(buffer.get_mut(..count).unwrap_or_default());
+        Ok(count)
+    }
+}
+
+impl BufRead for BlobReader<'_> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        self.refill()?;
+        Ok(&self.current)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.current.advance(count.min(self.current.len()));
+    }
+}
+
+/// The inflated stream as a reader: hashes what passes.
+pub(super) struct ChunkReader {
+    chunks: Receiver<Vec<u8>>,
+    current: Vec<u8>,
+    at: usize,
+    hasher: Hasher,
+    ended: bool,
+}
+
+impl ChunkReader {
+    fn new(chunks: Receiver<Vec<u8>>, hasher: Hasher) -> Self {
+        Self { chunks, current: Vec::new(), at: 0, hasher, ended: false }
+    }
+
+    fn finish(self) -> crate::digest::Digest {
+        self.hasher.finish()
+    }
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let available = self.fill_buf()?;
+        let count = buffer.len().min(available.len());
+        if let (Some(to), Some(from)) = (buffer.get_mut(..count), available.get(..count)) {
+            to.copy_from_slice(from);
+        }
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for ChunkReader {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        if self.at >= self.current.len() && !self.ended {
+            // A channel that closes without the empty chunk belongs to a stream that broke.
+            self.current = self.chunks.recv().map_err(|_| std::io::Error::other("cut short"))?;
+            self.at = 0;
+            self.ended = self.current.is_empty();
+            self.hasher.update(&self.current);
+        }
+        Ok(self.current.get(self.at..).unwrap_or_default())
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at = (self.at + count).min(self.current.len());
+    }
+}
