@@ -1,0 +1,155 @@
+//! The part of the machine that a node lives in: a network namespace of its own, and on demand
+//! a mount namespace with a chosen propagation. Whatever a node does to interfaces and packet
+//! filters stays in there.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{LazyLock, Mutex};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
+
+/// Which mount namespace a node lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MountMode {
+    /// The machine's own, as the machine has it.
+    #[default]
+    Host,
+    /// One of its own, whose mounts are private.
+    Private,
+    /// One of its own, whose mounts are shared.
+    Shared,
+}
+
+/// Holds the namespaces; they end with it.
+#[derive(Debug)]
+pub struct Host {
+    holder: Child,
+    own_mounts: bool,
+}
+
+impl Host {
+    /// New namespaces, with `lo` up.
+    pub fn new(mode: MountMode) -> Result<Self> {
+        let mut unshare = tied("unshare");
+        unshare.arg("--net");
+        let prepare = match mode {
+            MountMode::Host => "",
+            MountMode::Private => "mount --make-rprivate / &&",
+            MountMode::Shared => "mount --make-rshared / &&",
+        };
+        if mode != MountMode::Host {
+            unshare.args(["--mount", "--propagation", "private"]);
+        }
+        // Namespaces of the network refuse to forward at first; pods need it.
+        let script = format!(
+            "{prepare} ip link set lo up && \
+             echo 1 > /proc/sys/net/ipv4/ip_forward && \
+             echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet && \
+             echo ready && exec sleep infinity"
+        );
+        unshare.args(["sh", "-c", &script]).stdout(Stdio::piped());
+        let mut holder = spawn(unshare)?;
+        let mut line = String::new();
+        let stdout = holder.stdout.take().context("the holder's stdout")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        let host = Self { holder, own_mounts: mode != MountMode::Host };
+        ensure!(line == "ready\n", "namespaces for a node: unshare failed");
+        Ok(host)
+    }
+
+    /// The process whose /proc shows the namespaces.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// A command that runs in the namespaces.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = tied("nsenter");
+        command.args(["-t", &self.pid().to_string(), "-n"]);
+        if self.own_mounts {
+            command.arg("-m");
+        }
+        command.args(["--", program]);
+        command
+    }
+
+    /// Runs a command in the namespaces and answers its stdout.
+    pub fn run(&self, program: &str, args: &[&str]) -> Result<String> {
+        let mut command = self.command(program);
+        stdout_of(command.args(args).output()?, &format!("{program} {}", args.join(" ")))
+    }
+
+    /// A listener at a free port of the namespace's loopback.
+    pub fn listen(&self) -> Result<TcpListener> {
+        let netns = File::open(format!("/proc/{}/ns/net", self.pid()))?;
+        // setns counts for one thread: one of its own.
+        let bind = std::thread::spawn(move || -> Result<TcpListener> {
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
+            Ok(TcpListener::bind("127.0.0.1:0")?)
+        });
+        match bind.join() {
+            Ok(listener) => listener,
+            Err(_) => bail!("the thread that binds in a namespace panicked"),
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        end(&mut self.holder);
+    }
+}
+
+/// Runs a command on the machine and answers its stdout.
+pub fn run(program: &str, args: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).output()?;
+    stdout_of(output, &format!("{program} {}", args.join(" ")))
+}
+
+fn stdout_of(output: Output, what: &str) -> Result<String> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    ensure!(output.status.success(), "{what}: {}: {}", output.status, text(&output.stderr));
+    Ok(text(&output.stdout))
+}
+
+/// Kills a child and takes its end.
+pub fn end(child: &mut Child) {
+    // Both fail only for a child that was taken already.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+type Order = (Command, Sender<std::io::Result<Child>>);
+
+/// Starts a process, from a thread that never ends: the parent-death signal of [`tied`] counts
+/// from the thread that forked.
+pub fn spawn(command: Command) -> Result<Child> {
+    static KEEPER: LazyLock<Mutex<Sender<Order>>> = LazyLock::new(|| {
+        let (orders, inbox) = channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in inbox {
+                // Who asked may have gone; then the child is nobody's and ends with us.
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(orders)
+    });
+    let (answer, outcome) = channel();
+    let orders = KEEPER.lock().map_err(|_| anyhow::anyhow!("the keeper is poisoned"))?.clone();
+    orders.send((command, answer)).context("the keeper thread is gone")?;
+    Ok(outcome.recv()??)
+}
+
+/// A command that the kernel kills when who started it ends, however that ends.
+#[must_use]
+pub fn tied(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", program]).stdin(Stdio::null());
+    command
+}
