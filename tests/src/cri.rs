@@ -28,7 +28,7 @@ macro_rules! calls {
         $(
             #[doc = concat!("The RPC of this name: ", stringify!($response), ".")]
             pub async fn $name(&self, request: $request) -> Result<$response, Status> {
-                Ok(self.$client.clone().$name(request).await?.into_inner())
+                Ok(Box::pin(self.$client.clone().$name(request)).await?.into_inner())
             }
         )*
     };

@@ -1,5 +1,6 @@
 //! Waiting for a condition.
 
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -33,4 +34,29 @@ where
     F: AsyncFnMut() -> Result<bool>,
 {
     eventually(what, deadline, async || Ok(look().await?.then_some(()))).await
+}
+
+/// Runs the futures side by side; answers all results in order, or the first error.
+pub async fn all<T, F: Future<Output = Result<T>>>(
+    futures: impl IntoIterator<Item = F>,
+) -> Result<Vec<T>> {
+    let mut futures: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    let mut results: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, result) in futures.iter_mut().zip(&mut results) {
+            if result.is_none()
+                && let Poll::Ready(value) = future.as_mut().poll(context)
+            {
+                match value {
+                    Ok(value) => *result = Some(value),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+        }
+        if results.iter().all(Option::is_some) {
+            return Poll::Ready(Ok(results.drain(..).flatten().collect()));
+        }
+        Poll::Pending
+    })
+    .await
 }
