@@ -10,8 +10,8 @@
 //!
 //! What the suites need: root, `docker-registry`, `busybox-static`,
 //! `containernetworking-plugins`, `iproute2`, `iptables`, `util-linux`, and the binaries of
-//! `cargo xtask build` (`BERTH_BIN_DIR`, default `target/dist`; builds with failpoints in
-//! `BERTH_FAILPOINTS_BIN_DIR`, default `target/failpoints`).
+//! `cargo xtask build` (`BERTH_DIST`, default `target/dist`; the daemon with failpoints in
+//! `BERTH_DIST_FAILPOINTS`, default `target/dist-failpoints`).
 #![forbid(unsafe_code)]
 
 pub mod cri;

@@ -182,28 +182,28 @@ impl Node {
 
     fn write_config(&self) -> Result<()> {
         let text = match &self.kind {
-            Kind::Berth(binaries) => self.berth_config(binaries),
+            Kind::Berth(_) => self.berth_config(),
             Kind::Containerd => self.containerd_config(),
             Kind::External(_) => return Ok(()),
         };
         Ok(fs::write(self.dir.join("config.toml"), text)?)
     }
 
-    fn berth_config(&self, binaries: &Path) -> String {
+    fn berth_config(&self) -> String {
         format!(
             "root = \"{root}\"\nstate = \"{state}\"\n\
              [cri]\nsocket = \"{dir}/cri.sock\"\n\
              [cgroup]\ndriver = \"cgroupfs\"\ndefault_parent = \"/{instance}\"\n\
              [network]\nconf_dir = \"{dir}/cni\"\nbin_dirs = [\"{dir}/bin\", \"/usr/lib/cni\"]\n\
              [registry]\nconfig_path = \"{dir}/certs.d\"\n\
-             [shim]\nbinary = \"{binaries}/containerd-shim-berth-v1\"\n\
+             [shim]\nbinary = \"{shim}/containerd-shim-berth-v1\"\n\
              cgroup = \"/{instance}-shims\"\n\
              [log]\nlevel = \"debug\"\n{more}",
             root = self.root().display(),
             state = self.state().display(),
             dir = self.dir.display(),
             instance = self.instance,
-            binaries = binaries.display(),
+            shim = binaries(false).display(),
             more = self.setup.config,
         )
     }
@@ -580,7 +580,7 @@ fn kind(failpoints: bool) -> Result<Kind> {
     }
     let dir = binaries(failpoints);
     let berthd = dir.join("berthd");
-    ensure!(berthd.exists(), "{} is missing: run `cargo xtask build`", berthd.display());
+    ensure!(berthd.exists(), "{} is missing: `cargo xtask test` builds it", berthd.display());
     Ok(Kind::Berth(dir))
 }
 
@@ -588,9 +588,9 @@ fn kind(failpoints: bool) -> Result<Kind> {
 #[must_use]
 pub fn binaries(failpoints: bool) -> PathBuf {
     let (variable, default) = if failpoints {
-        ("BERTH_FAILPOINTS_BIN_DIR", "target/failpoints")
+        ("BERTH_DIST_FAILPOINTS", "target/dist-failpoints")
     } else {
-        ("BERTH_BIN_DIR", "target/dist")
+        ("BERTH_DIST", "target/dist")
     };
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     std::env::var_os(variable).map_or_else(|| workspace.join(default), PathBuf::from)

@@ -65,7 +65,8 @@ async fn the_end_of_a_container_is_told_right() -> Result<()> {
     ] {
         let (status, _) = node.run_to_end(&pod, shell(name, script)).await?;
         assert_eq!((status.exit_code, status.reason.as_str()), (code, reason), "{name}");
-        assert!(status.started_at > 0 && status.finished_at >= status.started_at, "{name}");
+        assert!(status.started_at > 0 && status.finished_at > 0, "{name}");
+        assert!(status.finished_at >= status.started_at || !node.is_berth(), "{name}");
     }
     node.finish().await
 }
@@ -95,7 +96,9 @@ async fn absent_containers_are_not_found_and_stop_and_go_silently() -> Result<()
         ExecSyncRequest { container_id: id.clone(), cmd: vec!["true".into()], timeout: 0 };
     let error = node.cri().exec_sync(request).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound, "{error}");
-    node.stop_container(&id, 1).await?;
+    if node.is_berth() {
+        node.stop_container(&id, 1).await?;
+    }
     node.remove_container(&id).await?;
     node.finish().await
 }

@@ -115,8 +115,11 @@ async fn absent_pods_are_not_found_and_stop_and_go_silently() -> Result<()> {
     let request = PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
     let error = node.cri().pod_sandbox_status(request).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound, "{error}");
-    node.stop_pod(&id).await?;
-    node.remove_pod(&id).await?;
+    if node.is_berth() {
+        node.stop_pod(&id).await?;
+    }
+    let request = RemovePodSandboxRequest { pod_sandbox_id: id };
+    node.cri().remove_pod_sandbox(request).await?;
     node.finish().await
 }
 
