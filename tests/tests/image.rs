@@ -242,14 +242,11 @@ async fn links_modes_owners_devices_and_attributes_are_kept() -> Result<()> {
         Entry::file("m/attr", "x").xattr("user.berth", "value"),
         Entry::file(&format!("m/{}", "long".repeat(50)), "long name\n"),
     ])?;
-    // A hard link whose target lies in the layer below.
-    let upper = Layer::new(&[Entry::new("m/across", Kind::Hardlink("m/hard".into()))])?;
-    let image = Image::new(vec![busybox_layer()?, layer, upper])
-        .config(json!({"Env": ["PATH=/bin"]}))
-        .build();
+    let image =
+        Image::new(vec![busybox_layer()?, layer]).config(json!({"Env": ["PATH=/bin"]})).build();
     let reference = push(&node, "modes", "1", &image)?;
     let script = "cd /m; stat -c '%n %a %u %g' . setuid hard; stat -c '%n %F %t:%T' null fifo; \
-                  readlink soft; test hard -ef link && echo linked; cat across long*; \
+                  readlink soft; test hard -ef link && echo linked; cat link long*; \
                   stat -c %h link";
     let text = output(&node, &reference, script).await?;
     let wanted = ". 1777 0 0\nsetuid 4755 12 34\nhard 640 70000 65534\n\
@@ -257,6 +254,22 @@ async fn links_modes_owners_devices_and_attributes_are_kept() -> Result<()> {
     let (found, links) = text.trim_end().rsplit_once('\n').context("two lines")?;
     assert_eq!(format!("{found}\n"), wanted);
     assert!(links.parse::<u32>()? >= 2, "{links}");
+    node.finish().await
+}
+
+#[tokio::test]
+async fn a_hard_link_to_the_layer_below_is_one() -> Result<()> {
+    let node = Node::start().await?;
+    if node.is_berth() {
+        let below = Layer::new(&[Entry::dir("m"), Entry::file("m/hard", "same\n").mode(0o640)])?;
+        let above = Layer::new(&[Entry::new("m/across", Kind::Hardlink("m/hard".into()))])?;
+        let image = Image::new(vec![busybox_layer()?, below, above]);
+        let built = image.config(json!({"Env": ["PATH=/bin"]})).build();
+        let reference = push(&node, "across", "1", &built)?;
+        let script = "cat /m/across /m/hard; stat -c %a /m/across; test /m/hard -ef /m/across && \
+                      echo linked";
+        assert_eq!(output(&node, &reference, script).await?, "same\nsame\n640\nlinked\n");
+    }
     node.finish().await
 }
 

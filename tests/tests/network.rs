@@ -111,6 +111,7 @@ async fn without_a_configuration_it_is_not_ready_until_one_comes() -> Result<()>
     node.settled().await?;
 
     let mut host = node.pod_config("host")?;
+    host.hostname = String::new();
     host.namespaces().network = NamespaceMode::Node.into();
     node.run_pod(host).await?;
 
@@ -172,9 +173,9 @@ async fn a_plugin_that_fails_leaves_no_address_and_is_quoted() -> Result<()> {
 #[tokio::test]
 async fn a_plugin_that_is_not_there_is_named() -> Result<()> {
     let node = Node::builder().cni_plugins(r#"{"type": "no-such-plugin"}"#).start().await?;
-    let error = format!("{:#}", node.pod("refused").await.unwrap_err());
-    assert!(error.contains("no-such-plugin"), "{error}");
     if node.is_berth() {
+        let error = format!("{:#}", node.pod("refused").await.unwrap_err());
+        assert!(error.contains("no-such-plugin"), "{error}");
         node.settled().await?;
     }
     node.finish().await

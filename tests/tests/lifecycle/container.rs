@@ -61,7 +61,7 @@ async fn the_end_of_a_container_is_told_right() -> Result<()> {
         ("three", "exit 3", 3, "Error"),
         ("max", "exit 255", 255, "Error"),
         ("not-a-command", "/nothing", 127, "Error"),
-        ("child-signal", "sh -c 'kill -9 $$'", 137, "Error"),
+        ("child-signal", "sh -c 'kill -9 $$'; exit $?", 137, "Error"),
     ] {
         let (status, _) = node.run_to_end(&pod, shell(name, script)).await?;
         assert_eq!((status.exit_code, status.reason.as_str()), (code, reason), "{name}");
