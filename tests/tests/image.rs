@@ -235,7 +235,7 @@ async fn links_modes_owners_devices_and_attributes_are_kept() -> Result<()> {
         Entry::dir("m").mode(0o1777),
         Entry::file("m/setuid", "x").mode(0o4755).owner(12, 34),
         Entry::file("m/hard", "same\n").mode(0o640).owner(70_000, 65_534),
-        Entry::new("m/link", Kind::Hardlink("m/hard".into())),
+        Entry::new("m/link", Kind::Hardlink("m/hard".into())).mode(0o640).owner(70_000, 65_534),
         Entry::new("m/soft", Kind::Symlink("hard".into())),
         Entry::new("m/null", Kind::Char(1, 3)).mode(0o666),
         Entry::new("m/fifo", Kind::Fifo),
@@ -262,7 +262,8 @@ async fn a_hard_link_to_the_layer_below_is_one() -> Result<()> {
     let node = Node::start().await?;
     if node.is_berth() {
         let below = Layer::new(&[Entry::dir("m"), Entry::file("m/hard", "same\n").mode(0o640)])?;
-        let above = Layer::new(&[Entry::new("m/across", Kind::Hardlink("m/hard".into()))])?;
+        let above =
+            Layer::new(&[Entry::new("m/across", Kind::Hardlink("m/hard".into())).mode(0o640)])?;
         let image = Image::new(vec![busybox_layer()?, below, above]);
         let built = image.config(json!({"Env": ["PATH=/bin"]})).build();
         let reference = push(&node, "across", "1", &built)?;
