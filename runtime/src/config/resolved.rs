@@ -1,0 +1,276 @@
+//! The configuration as the daemon uses it: complete and checked.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+use super::raw::Raw;
+
+/// The longest file name that a socket may have: with it the name `/proc/self/fd/N/NAME`, by
+/// which a socket in a deep directory is bound, still fits `sun_path` (unix(7)).
+const MAX_SOCKET_NAME: usize = 80;
+
+/// The checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// What survives a reboot.
+    pub root: PathBuf,
+    /// What lives as long as the machine runs.
+    pub state: PathBuf,
+    /// The CRI endpoint.
+    pub cri: Cri,
+    /// Cgroups.
+    pub cgroup: Cgroup,
+    /// CNI.
+    pub network: Network,
+    /// Registries.
+    pub registry: Registry,
+    /// Images.
+    pub image: Image,
+    /// Shims.
+    pub shim: Shim,
+    /// What may change while the daemon runs.
+    #[serde(flatten)]
+    pub reloadable: Reloadable,
+}
+
+/// The CRI endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cri {
+    /// The unix socket.
+    pub socket: PathBuf,
+}
+
+/// Cgroups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cgroup {
+    /// Who makes cgroups.
+    pub driver: CgroupDriver,
+    /// Where a pod goes whose request names no parent; relative to each hierarchy's root.
+    pub default_parent: String,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// Daemon and shims, through the cgroup filesystem.
+    Cgroupfs,
+}
+
+/// CNI.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Network {
+    /// Where network configurations lie.
+    pub conf_dir: PathBuf,
+    /// Where plugins are looked for, in this order; not empty.
+    pub bin_dirs: Vec<PathBuf>,
+}
+
+/// Registries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Registry {
+    /// One directory per registry host, each with a `hosts.toml`.
+    pub config_path: PathBuf,
+}
+
+/// Images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Image {
+    /// A directory whose `*.tar` files are imported at start.
+    pub preload: Option<PathBuf>,
+}
+
+/// Shims.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shim {
+    /// The program that runs once per pod.
+    pub binary: PathBuf,
+    /// The shims' own cgroup, relative to each hierarchy's root.
+    pub cgroup: String,
+}
+
+/// What may change while the daemon runs (a later reload swaps this part alone).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reloadable {
+    /// Logging.
+    pub log: Log,
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Log {
+    /// A level or a list of directives of [`EnvFilter`].
+    pub level: String,
+}
+
+/// Why a value can't be used. Names the key as it is written in the file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidValue {
+    /// A path that doesn't start at the root or that climbs.
+    #[error("{key}: {value:?} is not an absolute path without \"..\"")]
+    Path {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A cgroup path that doesn't start with "/", is the root, or climbs.
+    #[error(
+        "{key}: {value:?} is not a cgroup path (absolute, below the root, without \".\" or \"..\")"
+    )]
+    Cgroup {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The driver is one that this build can't use.
+    #[error(
+        "cgroup.driver: {value:?} is not supported: only \"cgroupfs\" is \
+         (and kubelet must use it too: cgroupDriver: cgroupfs)"
+    )]
+    Driver {
+        /// The value.
+        value: String,
+    },
+    /// A list that needs an entry has none.
+    #[error("{key}: at least one entry is needed")]
+    Empty {
+        /// The key.
+        key: &'static str,
+    },
+    /// The socket's file name leaves no room in a socket address.
+    #[error("cri.socket: the file name of {value:?} is longer than {MAX_SOCKET_NAME} bytes")]
+    SocketName {
+        /// The value.
+        value: String,
+    },
+    /// Two keys name the same directory.
+    #[error("root and state are both {value:?}")]
+    SameDirectory {
+        /// The value.
+        value: String,
+    },
+    /// Not a log level.
+    #[error("log.level: {value:?}: {reason}")]
+    Level {
+        /// The value.
+        value: String,
+        /// What the parser says.
+        reason: String,
+    },
+}
+
+pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
+    let config = Config {
+        root: directory("root", raw.root, "/var/lib/berth")?,
+        state: directory("state", raw.state, "/run/berth")?,
+        cri: Cri { socket: socket(raw.cri.socket)? },
+        cgroup: Cgroup {
+            driver: driver(raw.cgroup.driver)?,
+            default_parent: cgroup("cgroup.default_parent", raw.cgroup.default_parent, "/berth")?,
+        },
+        network: Network {
+            conf_dir: path("network.conf_dir", raw.network.conf_dir, "/etc/cni/net.d")?,
+            bin_dirs: bin_dirs(raw.network.bin_dirs)?,
+        },
+        registry: Registry {
+            config_path: path(
+                "registry.config_path",
+                raw.registry.config_path,
+                "/etc/berth/certs.d",
+            )?,
+        },
+        image: Image {
+            preload: raw.image.preload.map(|p| absolute("image.preload", p)).transpose()?,
+        },
+        shim: Shim {
+            binary: path(
+                "shim.binary",
+                raw.shim.binary,
+                "/usr/local/bin/containerd-shim-berth-v1",
+            )?,
+            cgroup: cgroup("shim.cgroup", raw.shim.cgroup, "/berth-shims")?,
+        },
+        reloadable: Reloadable { log: Log { level: level(raw.log.level)? } },
+    };
+    if config.root == config.state {
+        return Err(InvalidValue::SameDirectory { value: config.root.display().to_string() });
+    }
+    Ok(config)
+}
+
+fn path(key: &'static str, value: Option<PathBuf>, default: &str) -> Result<PathBuf, InvalidValue> {
+    value.map_or_else(|| Ok(PathBuf::from(default)), |value| absolute(key, value))
+}
+
+/// A path that must not be "/" itself: the daemon owns it.
+fn directory(
+    key: &'static str,
+    value: Option<PathBuf>,
+    default: &str,
+) -> Result<PathBuf, InvalidValue> {
+    let path = path(key, value, default)?;
+    if path.parent().is_none() {
+        return Err(InvalidValue::Path { key, value: path.display().to_string() });
+    }
+    Ok(path)
+}
+
+/// Normalises slashes; keeps symlinks as they are.
+fn absolute(key: &'static str, value: PathBuf) -> Result<PathBuf, InvalidValue> {
+    let climbs = value.components().any(|c| c == Component::ParentDir);
+    let nul = value.as_os_str().as_encoded_bytes().contains(&0);
+    if !value.is_absolute() || climbs || nul {
+        return Err(InvalidValue::Path { key, value: value.display().to_string() });
+    }
+    Ok(value.components().collect())
+}
+
+fn socket(value: Option<PathBuf>) -> Result<PathBuf, InvalidValue> {
+    let path = directory("cri.socket", value, "/run/berth/berth.sock")?;
+    let name = Path::file_name(&path).map_or(0, std::ffi::OsStr::len);
+    if name > MAX_SOCKET_NAME {
+        return Err(InvalidValue::SocketName { value: path.display().to_string() });
+    }
+    Ok(path)
+}
+
+fn driver(value: Option<String>) -> Result<CgroupDriver, InvalidValue> {
+    match value.as_deref() {
+        None | Some("cgroupfs") => Ok(CgroupDriver::Cgroupfs),
+        Some(other) => Err(InvalidValue::Driver { value: other.to_owned() }),
+    }
+}
+
+fn cgroup(key: &'static str, value: Option<String>, default: &str) -> Result<String, InvalidValue> {
+    let Some(value) = value else { return Ok(default.to_owned()) };
+    let parts: Vec<&str> = value.split('/').filter(|part| !part.is_empty()).collect();
+    let bad = |part: &&str| matches!(*part, "." | "..") || part.contains(['\0', '\n']);
+    if !value.starts_with('/') || parts.is_empty() || parts.iter().any(bad) {
+        return Err(InvalidValue::Cgroup { key, value });
+    }
+    Ok(format!("/{}", parts.join("/")))
+}
+
+fn bin_dirs(value: Option<Vec<PathBuf>>) -> Result<Vec<PathBuf>, InvalidValue> {
+    let key = "network.bin_dirs";
+    let Some(dirs) = value else {
+        return Ok(vec![PathBuf::from("/opt/cni/bin"), PathBuf::from("/usr/lib/cni")]);
+    };
+    if dirs.is_empty() {
+        return Err(InvalidValue::Empty { key });
+    }
+    dirs.into_iter().map(|dir| absolute(key, dir)).collect()
+}
+
+fn level(value: Option<String>) -> Result<String, InvalidValue> {
+    let value = value.unwrap_or_else(|| "info".to_owned());
+    match EnvFilter::try_new(&value) {
+        Ok(_) if !value.trim().is_empty() => Ok(value),
+        Ok(_) => Err(InvalidValue::Level { value, reason: "empty".to_owned() }),
+        Err(error) => Err(InvalidValue::Level { reason: error.to_string(), value }),
+    }
+}

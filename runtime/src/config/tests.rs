@@ -1,0 +1,114 @@
+use super::*;
+
+fn parse_text(text: &str) -> Result<Config, Error> {
+    parse(Path::new("/etc/test.toml"), text)
+}
+
+/// The error as `berthd` prints it.
+fn report(error: Error) -> String {
+    format!("{:#}", anyhow::Error::from(error))
+}
+
+fn default() -> Config {
+    parse_text("").unwrap()
+}
+
+#[test]
+fn the_printed_defaults_are_the_defaults() {
+    assert_eq!(parse_text(DEFAULT_TEXT).unwrap(), default());
+}
+
+#[test]
+fn the_printed_defaults_name_every_key() {
+    let value = serde_json::to_value(default()).unwrap();
+    for (section, keys) in value.as_object().unwrap() {
+        assert!(DEFAULT_TEXT.contains(section), "{section}");
+        for key in keys.as_object().into_iter().flatten().map(|(key, _)| key) {
+            assert!(DEFAULT_TEXT.contains(&format!("{key} = ")), "{section}.{key}");
+        }
+    }
+}
+
+#[test]
+fn the_deployed_file_is_the_default() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config.toml");
+    assert_eq!(load(Some(&file)).unwrap(), default());
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let config = default();
+    assert_eq!(config.root, Path::new("/var/lib/berth"));
+    assert_eq!(config.state, Path::new("/run/berth"));
+    assert_eq!(config.cri.socket, Path::new("/run/berth/berth.sock"));
+    assert_eq!(config.cgroup.driver, CgroupDriver::Cgroupfs);
+    assert_eq!(config.network.conf_dir, Path::new("/etc/cni/net.d"));
+    assert_eq!(config.network.bin_dirs, [Path::new("/opt/cni/bin"), Path::new("/usr/lib/cni")]);
+    assert_eq!(config.registry.config_path, Path::new("/etc/berth/certs.d"));
+    assert_eq!(config.image.preload, None);
+    assert_eq!(config.shim.cgroup, "/berth-shims");
+}
+
+#[test]
+fn bad_files_are_refused_with_the_key_and_the_place() {
+    let cases: &[(&str, &[&str])] = &[
+        ("rooot = \"/x\"", &["/etc/test.toml", "line 1", "rooot"]),
+        ("root = \"/x\"\n\n[cri]\nsokcet = \"/x\"", &["line 4", "sokcet"]),
+        ("[crii]\n", &["line 1", "crii"]),
+        ("root = 7", &["line 1", "root = 7"]),
+        ("root = ", &["line 1"]),
+        ("root = \"relative\"", &["root", "relative", "absolute"]),
+        ("root = \"\"", &["root", "absolute"]),
+        ("root = \"/\"", &["root", "/"]),
+        ("root = \"/a/../b\"", &["root", "/a/../b"]),
+        ("root = \"/same\"\nstate = \"/same/\"", &["root and state", "/same"]),
+        ("state = \"./x\"", &["state", "./x"]),
+        ("[cri]\nsocket = \"berth.sock\"", &["cri.socket", "berth.sock"]),
+        ("[cgroup]\ndriver = \"systemd\"", &["cgroup.driver", "systemd", "cgroupfs"]),
+        ("[cgroup]\ndriver = \"\"", &["cgroup.driver"]),
+        ("[cgroup]\ndefault_parent = \"berth\"", &["cgroup.default_parent", "berth"]),
+        ("[cgroup]\ndefault_parent = \"/\"", &["cgroup.default_parent"]),
+        ("[cgroup]\ndefault_parent = \"/a/../..\"", &["cgroup.default_parent"]),
+        ("[shim]\ncgroup = \"x\"", &["shim.cgroup", "x"]),
+        ("[shim]\nbinary = \"shim\"", &["shim.binary", "shim"]),
+        ("[network]\nbin_dirs = []", &["network.bin_dirs"]),
+        ("[network]\nbin_dirs = [\"/ok\", \"no\"]", &["network.bin_dirs", "no"]),
+        ("[network]\nconf_dir = \"net.d\"", &["network.conf_dir", "net.d"]),
+        ("[registry]\nconfig_path = \"certs.d\"", &["registry.config_path", "certs.d"]),
+        ("[image]\npreload = \"images\"", &["image.preload", "images"]),
+        ("[log]\nlevel = \"loud=very\"", &["log.level", "loud=very"]),
+        ("[log]\nlevel = \"\"", &["log.level"]),
+    ];
+    for (text, parts) in cases {
+        let error = report(parse_text(text).unwrap_err());
+        for part in *parts {
+            assert!(error.contains(part), "{text:?} gave {error:?}, which lacks {part:?}");
+        }
+    }
+}
+
+#[test]
+fn a_socket_may_lie_deep_but_its_name_must_be_short() {
+    let deep = format!("[cri]\nsocket = \"/{}/b.sock\"", "d/".repeat(100));
+    assert!(parse_text(&deep).is_ok());
+    let long = format!("[cri]\nsocket = \"/run/{}\"", "n".repeat(81));
+    assert!(report(parse_text(&long).unwrap_err()).contains("cri.socket"));
+}
+
+#[test]
+fn paths_are_normalised() {
+    let config = parse_text(
+        "root = \"/a//b/\"\n[cgroup]\ndefault_parent = \"//x//y/\"\n[shim]\ncgroup = \"/s/\"",
+    )
+    .unwrap();
+    assert_eq!(config.root.as_os_str(), "/a/b");
+    assert_eq!(config.cgroup.default_parent, "/x/y");
+    assert_eq!(config.shim.cgroup, "/s");
+}
+
+#[test]
+fn a_file_that_is_named_must_exist() {
+    let error = load(Some(Path::new("/nonexistent/berth.toml"))).unwrap_err();
+    assert!(matches!(error, Error::Read { .. }));
+    assert!(error.to_string().contains("/nonexistent/berth.toml"));
+}
