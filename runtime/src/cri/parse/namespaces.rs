@@ -1,0 +1,80 @@
+//! NamespaceOption -> Namespaces.
+
+use berth_proto::cri;
+
+use super::field;
+use crate::pod::Result;
+use crate::pod::spec::{Namespaces, Scope};
+
+/// The same place in the configuration of a sandbox and of a container.
+const PATH: &str = "config.linux.security_context.namespace_options";
+
+/// The namespaces of a sandbox. Nothing said means POD, the enumeration's zero.
+pub(super) fn of_pod(options: Option<&cri::NamespaceOption>) -> Result<Namespaces> {
+    let Some(options) = options else { return Ok(Namespaces::default()) };
+    let namespaces = parse(PATH, options)?;
+    if let Scope::Target(id) = &namespaces.pid {
+        return field::refuse(
+            format!("{PATH}.pid"),
+            format!("TARGET {id}"),
+            "is for containers only",
+        );
+    }
+    Ok(namespaces)
+}
+
+/// The namespaces of a container.
+pub(super) fn of_container(options: Option<&cri::NamespaceOption>) -> Result<Namespaces> {
+    options.map_or_else(|| Ok(Namespaces::default()), |options| parse(PATH, options))
+}
+
+fn parse(path: &str, options: &cri::NamespaceOption) -> Result<Namespaces> {
+    Ok(Namespaces {
+        network: shared(&format!("{path}.network"), options.network)?,
+        pid: pid(path, options)?,
+        ipc: shared(&format!("{path}.ipc"), options.ipc)?,
+        user: user(&format!("{path}.userns_options"), options.userns_options.as_ref())?,
+    })
+}
+
+/// A namespace that is the pod's or the host's.
+fn shared(field: &str, value: i32) -> Result<Scope> {
+    match field::choice(field, value)? {
+        cri::NamespaceMode::Pod => Ok(Scope::Pod),
+        cri::NamespaceMode::Node => Ok(Scope::Node),
+        other => field::refuse(field, other.as_str_name(), "only POD and NODE are possible"),
+    }
+}
+
+fn pid(path: &str, options: &cri::NamespaceOption) -> Result<Scope> {
+    match field::choice(&format!("{path}.pid"), options.pid)? {
+        cri::NamespaceMode::Pod => Ok(Scope::Pod),
+        cri::NamespaceMode::Container => Ok(Scope::Container),
+        cri::NamespaceMode::Node => Ok(Scope::Node),
+        cri::NamespaceMode::Target => {
+            let field = format!("{path}.target_id");
+            if options.target_id.is_empty() {
+                return field::refuse(field, "", "is empty, but pid is TARGET");
+            }
+            Ok(Scope::Target(field::word(&field, &options.target_id)?))
+        }
+    }
+}
+
+/// Whether a user namespace of the pod's own is asked for.
+fn user(field: &str, options: Option<&cri::UserNamespace>) -> Result<bool> {
+    let Some(options) = options else { return Ok(false) };
+    let mapped = !options.uids.is_empty() || !options.gids.is_empty();
+    match field::choice(&format!("{field}.mode"), options.mode)? {
+        cri::NamespaceMode::Pod => Ok(true),
+        cri::NamespaceMode::Node if mapped => {
+            field::refuse(format!("{field}.uids"), "(set)", "mappings make no sense with NODE")
+        }
+        cri::NamespaceMode::Node => Ok(false),
+        other => field::refuse(
+            format!("{field}.mode"),
+            other.as_str_name(),
+            "only POD and NODE are possible",
+        ),
+    }
+}
