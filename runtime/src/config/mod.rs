@@ -10,8 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use resolved::{
-    Cgroup, CgroupDriver, Config, Cri, Image, InvalidValue, Log, Network, Registry, Reloadable,
-    Shim,
+    Cgroup, CgroupDriver, Config, Cri, Image, InvalidValue, Log, Metrics, Network, Registry,
+    Reloadable, Shim,
 };
 
 /// The file that is read when the command line names none; it may be absent.

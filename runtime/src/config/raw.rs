@@ -16,6 +16,7 @@ pub(super) struct Raw {
     pub(super) image: Image,
     pub(super) shim: Shim,
     pub(super) log: Log,
+    pub(super) metrics: Metrics,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -61,4 +62,10 @@ pub(super) struct Shim {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Log {
     pub(super) level: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Metrics {
+    pub(super) address: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! The configuration as the daemon uses it: complete and checked.
 
+use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
@@ -30,6 +31,8 @@ pub struct Config {
     pub image: Image,
     /// Shims.
     pub shim: Shim,
+    /// Metrics.
+    pub metrics: Metrics,
     /// What may change while the daemon runs.
     #[serde(flatten)]
     pub reloadable: Reloadable,
@@ -89,6 +92,13 @@ pub struct Shim {
     pub binary: PathBuf,
     /// The shims' own cgroup, relative to each hierarchy's root.
     pub cgroup: String,
+}
+
+/// Metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Metrics {
+    /// Where they are served over HTTP; None: nowhere.
+    pub address: Option<SocketAddr>,
 }
 
 /// What may change while the daemon runs (a later reload swaps this part alone).
@@ -153,6 +163,12 @@ pub enum InvalidValue {
         /// The value.
         value: String,
     },
+    /// Not an address and a port.
+    #[error("metrics.address: {value:?} is not ADDRESS:PORT, such as \"127.0.0.1:9464\"")]
+    Address {
+        /// The value.
+        value: String,
+    },
     /// Not a log level.
     #[error("log.level: {value:?}: {reason}")]
     Level {
@@ -194,6 +210,7 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
             )?,
             cgroup: cgroup("shim.cgroup", raw.shim.cgroup, "/berth-shims")?,
         },
+        metrics: Metrics { address: raw.metrics.address.map(address).transpose()? },
         reloadable: Reloadable { log: Log { level: level(raw.log.level)? } },
     };
     if config.root == config.state {
@@ -264,6 +281,10 @@ fn bin_dirs(value: Option<Vec<PathBuf>>) -> Result<Vec<PathBuf>, InvalidValue> {
         return Err(InvalidValue::Empty { key });
     }
     dirs.into_iter().map(|dir| absolute(key, dir)).collect()
+}
+
+fn address(value: String) -> Result<SocketAddr, InvalidValue> {
+    value.parse().map_err(|_| InvalidValue::Address { value })
 }
 
 fn level(value: Option<String>) -> Result<String, InvalidValue> {

@@ -30,12 +30,6 @@ fn the_printed_defaults_name_every_key() {
 }
 
 #[test]
-fn the_deployed_file_is_the_default() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config.toml");
-    assert_eq!(load(Some(&file)).unwrap(), default());
-}
-
-#[test]
 fn defaults_are_those_of_the_documentation() {
     let config = default();
     assert_eq!(config.root, Path::new("/var/lib/berth"));
@@ -78,6 +72,8 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
         ("[image]\npreload = \"images\"", &["image.preload", "images"]),
         ("[log]\nlevel = \"loud=very\"", &["log.level", "loud=very"]),
         ("[log]\nlevel = \"\"", &["log.level"]),
+        ("[metrics]\naddress = \":9464\"", &["metrics.address", ":9464"]),
+        ("[metrics]\naddress = \"localhost:9464\"", &["metrics.address", "localhost"]),
     ];
     for (text, parts) in cases {
         let error = report(parse_text(text).unwrap_err());

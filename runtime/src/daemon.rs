@@ -1,0 +1,215 @@
+//! The composition root. One daemon's life in five stages, each a function that hands the next
+//! what it made:
+//!
+//! ```text
+//! claim    its directories and its socket are this daemon's alone
+//! build    image store, networks, metrics
+//! recover  records + shims + kernel -> pods; images to preload
+//! serve    CRI over the socket, until a signal
+//! drain    requests under way end; pods stay as they are
+//! ```
+
+mod endpoint;
+mod lock;
+mod notify;
+mod preload;
+mod scrape;
+mod signals;
+#[cfg(test)]
+pub(crate) mod test_dir;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_image::{ImageStore, StoreConfig};
+use berth_network::{NetworkConfig, Networks};
+use tonic::codegen::tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::config::Config;
+use crate::cri::{self, Front};
+use crate::metrics::Metrics;
+use crate::pod::{self, Options, Roster};
+use endpoint::Endpoint;
+use lock::Lock;
+use signals::Signals;
+
+/// How long requests under way may still take after a signal. systemd waits for 90 s.
+const DRAIN: Duration = Duration::from_secs(20);
+/// Requests at once on one connection; kubelet has one connection.
+const STREAMS: u32 = 1024;
+
+/// Why the daemon could not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A directory is another daemon's.
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
+    /// The socket can't be had.
+    #[error("CRI socket")]
+    Endpoint(#[from] endpoint::Error),
+    /// Signals can't be listened for.
+    #[error("listen for signals")]
+    Signals(#[source] io::Error),
+    /// The image store can't be opened.
+    #[error("open the image store: {}", .0.report())]
+    Images(berth_image::Error),
+    /// The networks can't be opened.
+    #[error("open the networks")]
+    Networks(#[from] berth_network::Error),
+    /// The metrics can't be registered.
+    #[error("register metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// The pods of an earlier life can't be read.
+    #[error("recover pods")]
+    Recover(#[from] pod::Error),
+    /// The address of the metrics can't be had.
+    #[error("serve metrics on {address}")]
+    Scrape {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The server ended by itself.
+    #[error("serve CRI")]
+    Serve(#[from] tonic::transport::Error),
+    /// The socket could not be handed to the server.
+    #[error("listen on the CRI socket")]
+    Listen(#[source] io::Error),
+}
+
+/// Runs a daemon until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let mut signals = Signals::install().map_err(Error::Signals)?;
+    let config = Arc::new(config);
+    let claim = claim(&config)?;
+    let start = async { recover(&config, build(&config).await?).await };
+    let front = tokio::select! {
+        front = Box::pin(start) => front?,
+        () = signals.stop() => {
+            claim.endpoint.remove();
+            return Ok(());
+        }
+    };
+    serve(&front, &claim.endpoint, &mut signals).await?;
+    drain(&front, claim).await;
+    Ok(())
+}
+
+/// What no other daemon may have at the same time.
+struct Claim {
+    endpoint: Endpoint,
+    _root: Lock,
+    _state: Lock,
+}
+
+fn claim(config: &Config) -> Result<Claim, Error> {
+    let root = Lock::take(&config.root)?;
+    let state = Lock::take(&config.state)?;
+    let endpoint = Endpoint::claim(&config.cri.socket)?;
+    Ok(Claim { endpoint, _root: root, _state: state })
+}
+
+/// The parts that pods are made with.
+struct Parts {
+    images: Arc<ImageStore>,
+    networks: Arc<Networks>,
+    metrics: Arc<Metrics>,
+}
+
+async fn build(config: &Config) -> Result<Parts, Error> {
+    let images = ImageStore::open(StoreConfig {
+        root: config.root.join("image"),
+        registry_config: config.registry.config_path.clone(),
+    });
+    let networks = Networks::open(NetworkConfig {
+        conf_dir: config.network.conf_dir.clone(),
+        bin_dirs: config.network.bin_dirs.clone(),
+        cache_dir: config.root.join("cni"),
+        plugin_deadline: NetworkConfig::PLUGIN_DEADLINE,
+    });
+    Ok(Parts {
+        images: images.await.map_err(Error::Images)?,
+        networks: Arc::new(networks.await?),
+        metrics: Arc::new(Metrics::new()?),
+    })
+}
+
+async fn recover(config: &Arc<Config>, parts: Parts) -> Result<Arc<Front>, Error> {
+    let options = Options {
+        root: config.root.clone(),
+        state: config.state.clone(),
+        shim_binary: config.shim.binary.clone(),
+        shim_cgroup: config.shim.cgroup.clone(),
+        default_cgroup_parent: config.cgroup.default_parent.clone(),
+    };
+    let roster = Roster::open(options).await?;
+    if let Some(dir) = &config.image.preload {
+        preload::import(&parts.images, dir).await;
+    }
+    let Parts { images, networks, metrics } = parts;
+    Ok(Arc::new(Front { roster, images, networks, metrics, config: Arc::clone(config) }))
+}
+
+/// Returns after a signal, when the last request has been answered or [`DRAIN`] is over.
+async fn serve(
+    front: &Arc<Front>,
+    endpoint: &Endpoint,
+    signals: &mut Signals,
+) -> Result<(), Error> {
+    let connections = UnixListenerStream::new(endpoint.listener().map_err(Error::Listen)?);
+    let (runtime, image) = cri::services(Arc::clone(front));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = Server::builder()
+        .max_concurrent_streams(STREAMS)
+        .add_service(runtime)
+        .add_service(image)
+        .serve_with_incoming_shutdown(connections, async { drop(stopped.await) });
+    notify::ready();
+    tracing::info!(socket = %front.config.cri.socket.display(), "serving");
+    let deadline = async {
+        signals.stop().await;
+        notify::stopping();
+        tracing::info!("draining: pods stay as they are");
+        let _server_ended = stop.send(());
+        tokio::time::sleep(DRAIN).await;
+    };
+    let scrapes = scrapes(front).await?;
+    tokio::select! {
+        () = scrapes => {}
+        served = server => served?,
+        () = deadline => tracing::warn!(after = ?DRAIN, "requests are cut off"),
+    }
+    Ok(())
+}
+
+/// A future that answers scrapes for ever, or just waits where no address is configured.
+async fn scrapes(front: &Arc<Front>) -> Result<impl Future<Output = ()>, Error> {
+    let listener = match front.config.metrics.address {
+        None => None,
+        Some(address) => {
+            let failed = |source| Error::Scrape { address, source };
+            Some(scrape::bind(address).await.map_err(failed)?)
+        }
+    };
+    Ok(async move {
+        match listener {
+            Some(listener) => scrape::serve(listener, front).await,
+            None => std::future::pending().await,
+        }
+    })
+}
+
+async fn drain(front: &Front, claim: Claim) {
+    claim.endpoint.remove();
+    let parts = async {
+        front.roster.drain().await;
+        front.networks.close().await;
+    };
+    if tokio::time::timeout(DRAIN, parts).await.is_err() {
+        tracing::warn!(after = ?DRAIN, "work is cut off; the next start finishes or undoes it");
+    }
+}
