@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_image::{ImageStore, StoreConfig};
+use berth_image::{ImageStore, RegistryConfig, StoreConfig};
 use berth_network::{NetworkConfig, Networks};
 use tonic::codegen::tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -121,10 +121,7 @@ struct Parts {
 }
 
 async fn build(config: &Config) -> Result<Parts, Error> {
-    let images = ImageStore::open(StoreConfig {
-        root: config.root.join("image"),
-        registry_config: config.registry.config_path.clone(),
-    });
+    let images = ImageStore::open(StoreConfig::new(config.root.join("image")));
     let networks = Networks::open(NetworkConfig {
         conf_dir: config.network.conf_dir.clone(),
         bin_dirs: config.network.bin_dirs.clone(),
@@ -151,7 +148,12 @@ async fn recover(config: &Arc<Config>, parts: Parts) -> Result<Arc<Front>, Error
         preload::import(&parts.images, dir).await;
     }
     let Parts { images, networks, metrics } = parts;
-    Ok(Arc::new(Front { roster, images, networks, metrics, config: Arc::clone(config) }))
+    let registry = RegistryConfig {
+        config_path: Some(config.registry.config_path.clone()),
+        ..RegistryConfig::default()
+    };
+    let config = Arc::clone(config);
+    Ok(Arc::new(Front { roster, images, registry, networks, metrics, config }))
 }
 
 /// Returns after a signal, when the last request has been answered or [`DRAIN`] is over.
@@ -208,6 +210,9 @@ async fn drain(front: &Front, claim: Claim) {
     let parts = async {
         front.roster.drain().await;
         front.networks.close().await;
+        if let Err(error) = front.images.settle().await {
+            tracing::warn!(error = error.report(), "the image store is tidied at the next start");
+        }
     };
     if tokio::time::timeout(DRAIN, parts).await.is_err() {
         tracing::warn!(after = ?DRAIN, "work is cut off; the next start finishes or undoes it");

@@ -3,4 +3,8 @@
 //! - [`pod`]: the heart. One task owns one pod; [`pod::Roster`] is its front.
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod cri;
+pub mod daemon;
+pub mod metrics;
 pub mod pod;

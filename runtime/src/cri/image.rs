@@ -24,7 +24,7 @@ pub(super) async fn pull(
 ) -> Result<cri::PullImageResponse, Failure> {
     let reference = parse::reference(FIELD, name(request.image.as_ref()))?;
     let credentials = request.auth.as_ref().map(parse::credentials).transpose()?;
-    let result = front.images.pull(&reference, credentials).await;
+    let result = front.images.pull(&reference, credentials, &front.registry).await;
     front.metrics.pull_ended(result.is_ok());
     Ok(cri::PullImageResponse { image_ref: result?.to_string() })
 }
@@ -68,12 +68,12 @@ pub(super) async fn remove(
 }
 
 /// Layers and writable layers lie on one filesystem.
-pub(super) async fn fs_info(front: &Front) -> Result<cri::ImageFsInfoResponse, Failure> {
-    let usage = render::fs_usage(&front.images.fs_usage().await?);
-    Ok(cri::ImageFsInfoResponse {
+pub(super) fn fs_info(front: &Front) -> cri::ImageFsInfoResponse {
+    let usage = render::fs_usage(&front.images.fs_usage());
+    cri::ImageFsInfoResponse {
         image_filesystems: vec![usage.clone()],
         container_filesystems: vec![usage],
-    })
+    }
 }
 
 fn info(image: &Arc<Image>) -> HashMap<String, String> {

@@ -23,7 +23,7 @@ mod status;
 
 use std::sync::Arc;
 
-use berth_image::ImageStore;
+use berth_image::{ImageStore, RegistryConfig};
 use berth_network::Networks;
 use berth_proto::cri::image_service_server::ImageServiceServer;
 use berth_proto::cri::runtime_service_server::RuntimeServiceServer;
@@ -36,12 +36,13 @@ use crate::pod::Roster;
 pub(crate) const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
 /// All that the handlers reach.
-#[derive(Debug)]
 pub struct Front {
     /// Pods and containers.
     pub roster: Arc<Roster>,
     /// Images.
     pub images: Arc<ImageStore>,
+    /// How registries are reached.
+    pub registry: RegistryConfig,
     /// Networks.
     pub networks: Arc<Networks>,
     /// What is counted.

@@ -152,9 +152,13 @@ pub(super) fn map(field: &str, map: &HashMap<String, String>) -> Result<BTreeMap
     Ok(map.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
 }
 
-/// A time in seconds.
+/// A time in seconds. More than a century counts as a century, so that no clock overflows.
 pub(in crate::cri) fn seconds(field: &str, value: i64) -> Result<u64> {
-    u64::try_from(value).or_else(|_| refuse(field, value, "is negative"))
+    const CENTURY: u64 = 100 * 366 * 24 * 60 * 60;
+    match u64::try_from(value) {
+        Ok(seconds) => Ok(seconds.min(CENTURY)),
+        Err(_) => refuse(field, value, "is negative"),
+    }
 }
 
 /// A command line: a program and its arguments.

@@ -1,6 +1,8 @@
 //! Images in answers.
 
-use berth_image::Image;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use berth_image::{FsUsage, Image};
 use berth_proto::cri;
 
 /// The image in lists and status.
@@ -29,10 +31,17 @@ fn user(text: &str) -> (Option<cri::Int64Value>, String) {
     }
 }
 
-/// The store's filesystem: where it is mounted, and what the store takes of it.
-pub(in crate::cri) fn fs_usage(usage: &berth_image::FsUsage) -> cri::FilesystemUsage {
-    let _ = usage;
-    Default::default()
+/// What the store takes of its filesystem, as of now.
+pub(in crate::cri) fn fs_usage(usage: &FsUsage) -> cri::FilesystemUsage {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    cri::FilesystemUsage {
+        timestamp: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
+        fs_id: Some(cri::FilesystemIdentifier {
+            mountpoint: usage.mountpoint.display().to_string(),
+        }),
+        used_bytes: Some(cri::UInt64Value { value: usage.bytes }),
+        inodes_used: Some(cri::UInt64Value { value: usage.inodes }),
+    }
 }
 
 #[cfg(test)]
