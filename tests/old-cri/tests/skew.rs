@@ -1,5 +1,6 @@
 //! The older API level against the project's own table of the newer one: what an older kubelet
 //! says must mean the same here.
+#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 
