@@ -16,6 +16,7 @@
 //! | [`exec`] | commands inside a running container |
 //! | [`orphans`] | processes that nobody else reaps |
 //! | [`exits`] | exit records on disk |
+//! | [`pumps`] | when which output is read |
 //! | [`io`] | pumps, log files, captured output |
 //! | [`log`] | the shim's own messages |
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ mod log;
 mod orphans;
 mod pod;
 mod poll;
+mod pumps;
 mod resident;
 mod service;
 mod shim;

@@ -1,21 +1,18 @@
 //! Everything one shim has, and who is woken by what.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth_container::{ErrorKind, Layout};
 use berth_proto::paths::PodPaths;
 
 use crate::container::Container;
 use crate::exec::Exec;
-use crate::io::pump::{Flow, Pump, Scratch};
+use crate::io::pump::{Pump, Scratch};
 use crate::pod::Pod;
 use crate::poll::{Interest, Poll, Token};
 use crate::service::{self, Reply};
 use crate::ttrpc::{Call, Code, ReplyTo, Server, Status};
-
-/// How long an idle shim keeps the buffers of its pumps.
-const SCRATCH_KEPT: Duration = Duration::from_secs(1);
 
 /// The state of one shim. The parts of its behaviour stand beside what they are about:
 /// [`crate::pod`], [`crate::container`], [`crate::exec`].
@@ -32,7 +29,9 @@ pub(crate) struct Shim {
     pub(crate) execs: BTreeMap<u64, Exec>,
     pub(crate) pumps: BTreeMap<u64, Pump>,
     pub(crate) scratch: Scratch,
-    scratch_used: bool,
+    /// Since the last look of the house.
+    pub(crate) scratch_used: bool,
+    pub(crate) scratch_timed: bool,
     /// Shutdown was granted: the loop ends once the answers are written.
     pub(crate) ending: bool,
 }
@@ -51,6 +50,7 @@ impl Shim {
             pumps: BTreeMap::new(),
             scratch: Scratch::default(),
             scratch_used: false,
+            scratch_timed: false,
             ending: false,
         }
     }
@@ -62,7 +62,7 @@ impl Shim {
             Token::Connection(number) => self.serve(number, interest),
             Token::Process(number) => self.process_ended(number),
             Token::Launch(number) => self.launch_advanced(number),
-            Token::Pump(number) => self.turn_pump(number),
+            Token::Pump(number) => self.pump_ready(number),
             Token::Deadline(number) => self.deadline(number),
             Token::House => self.keep_house(),
             // The loop reads them itself.
@@ -112,68 +112,6 @@ impl Shim {
             self.exec_deadline(number);
         } else {
             self.go_on_stopping();
-        }
-    }
-
-    /// Registers a pump of process `owner` and gives its number.
-    pub(crate) fn add_pump(&mut self, pump: Pump) -> rustix::io::Result<u64> {
-        let number = self.poll.number();
-        self.poll.add(&pump, Token::Pump(number), Interest::IN)?;
-        self.pumps.insert(number, pump);
-        Ok(number)
-    }
-
-    fn turn_pump(&mut self, number: u64) {
-        if self.turn_pump_once(number) == Flow::Ended {
-            self.end_pump(number);
-        }
-    }
-
-    /// Reads a pump once.
-    fn turn_pump_once(&mut self, number: u64) -> Flow {
-        let Some(pump) = self.pumps.get_mut(&number) else { return Flow::Empty };
-        let log = self.containers.get_mut(&pump.owner).and_then(|c| c.log.as_mut());
-        if !std::mem::replace(&mut self.scratch_used, true) {
-            self.poll.clear_timers(Token::House);
-            self.poll.set_timer(Instant::now() + SCRATCH_KEPT, Token::House);
-        }
-        pump.turn(&mut self.scratch, log)
-    }
-
-    /// Takes what a pump's pipe still holds, then closes it, whoever may have it open.
-    pub(crate) fn drain_pump(&mut self, number: u64) {
-        /// More than a pipe holds: someone is still writing.
-        const LIMIT: usize = 4 << 20;
-        let mut taken = 0;
-        while let Flow::Some(count) = self.turn_pump_once(number) {
-            taken += count;
-            if taken > LIMIT {
-                break;
-            }
-        }
-        self.end_pump(number);
-    }
-
-    fn end_pump(&mut self, number: u64) {
-        let Some(pump) = self.pumps.remove(&number) else { return };
-        self.poll.remove(&pump);
-        let owner = pump.owner;
-        let log = self.containers.get_mut(&owner).and_then(|c| c.log.as_mut());
-        let captured = pump.finish(log);
-        if self.containers.contains_key(&owner) {
-            self.container_pump_ended(owner, number);
-        } else {
-            self.exec_pump_ended(owner, number, captured);
-        }
-    }
-
-    /// Frees the pumps' buffers once a whole period passed without a turn.
-    fn keep_house(&mut self) {
-        if std::mem::replace(&mut self.scratch_used, false) {
-            self.poll.set_timer(Instant::now() + SCRATCH_KEPT, Token::House);
-        } else if self.scratch.is_held() {
-            self.scratch.release();
-            berth_sys::resident::trim_memory();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Pumps: what reads the output of a process, and where it goes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
@@ -24,11 +25,6 @@ impl Scratch {
     /// Gives the memory back.
     pub(crate) fn release(&mut self) {
         *self = Self::default();
-    }
-
-    /// There is memory to give back.
-    pub(crate) fn is_held(&self) -> bool {
-        self.input.capacity() > 0
     }
 }
 
@@ -79,17 +75,26 @@ pub(crate) struct Pump {
     sink: Sink,
     /// The number of the process that this is an output of.
     pub(crate) owner: u64,
+    /// It is read by the clock, not when it is ready.
+    pub(crate) paced: bool,
+    /// When it was last read.
+    pub(crate) last_turn: Option<Instant>,
 }
 
 impl Pump {
     /// Reads from `source`, which must be non-blocking.
     pub(crate) fn new(source: OwnedFd, owner: u64, sink: Sink) -> Self {
-        Self { source, sink, owner }
+        Self { source, sink, owner, paced: false, last_turn: None }
     }
 
     /// The sink for one stream of a log.
     pub(crate) fn log(stream: Stream) -> Sink {
         Sink::Log(Splitter::new(stream))
+    }
+
+    /// Its bytes go to a log, where a moment's delay is nothing.
+    pub(crate) fn may_wait(&self) -> bool {
+        matches!(self.sink, Sink::Log(_))
     }
 
     /// Reads once and passes on what came. `log` is the owner's log, if it has one.
