@@ -42,6 +42,8 @@ pub(crate) struct ExecOutcome {
     pub(crate) stderr: Vec<u8>,
     pub(crate) exit_code: u32,
     pub(crate) timed_out: bool,
+    /// Not 0: more output is kept under this number.
+    pub(crate) rest_id: u64,
 }
 
 /// A running one.
@@ -232,6 +234,7 @@ impl Shim {
         let Some(exec) = self.execs.get_mut(&number) else { return };
         let mut outcome = std::mem::take(&mut exec.outcome);
         outcome.exit_code = exec.status.map_or(255, ExitStatus::code);
+        outcome.rest_id = self.keep_rest(&mut outcome.stdout, &mut outcome.stderr);
         self.forget_exec(number, Ok(Reply::Executed(outcome)));
     }
 

@@ -14,6 +14,7 @@
 //! | [`pod`] | the pod's namespaces and its end |
 //! | [`container`] | one container's states, from create to delete |
 //! | [`exec`] | commands inside a running container |
+//! | [`outputs`] | what of a command's output does not fit into one answer |
 //! | [`orphans`] | processes that nobody else reaps |
 //! | [`exits`] | exit records on disk |
 //! | [`pumps`] | when which output is read |
@@ -30,6 +31,7 @@ mod exits;
 mod io;
 mod log;
 mod orphans;
+mod outputs;
 mod pod;
 mod poll;
 mod pumps;

@@ -9,6 +9,7 @@ use berth_proto::paths::PodPaths;
 use crate::container::Container;
 use crate::exec::Exec;
 use crate::io::pump::{Pump, Scratch};
+use crate::outputs::Rest;
 use crate::pod::Pod;
 use crate::poll::{Interest, Poll, Token};
 use crate::service::{self, Reply};
@@ -28,6 +29,7 @@ pub(crate) struct Shim {
     pub(crate) containers: BTreeMap<u64, Container>,
     pub(crate) execs: BTreeMap<u64, Exec>,
     pub(crate) pumps: BTreeMap<u64, Pump>,
+    pub(crate) rests: BTreeMap<u64, Rest>,
     pub(crate) scratch: Scratch,
     /// Since the last look of the house.
     pub(crate) scratch_used: bool,
@@ -48,6 +50,7 @@ impl Shim {
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
             pumps: BTreeMap::new(),
+            rests: BTreeMap::new(),
             scratch: Scratch::default(),
             scratch_used: false,
             scratch_timed: false,
@@ -110,6 +113,8 @@ impl Shim {
             self.container_deadline(number);
         } else if self.execs.contains_key(&number) {
             self.exec_deadline(number);
+        } else if self.rests.remove(&number).is_some() {
+            berth_sys::resident::trim_memory();
         } else {
             self.go_on_stopping();
         }

@@ -145,3 +145,61 @@ impl AsFd for Pump {
         self.source.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+    use crate::container::output_pipe;
+
+    #[test]
+    fn a_capture_keeps_its_limit_and_reads_on() {
+        let (read, write) = output_pipe().unwrap();
+        let mut pump = Pump::new(read, 1, Sink::Capture(Capture::new(5)));
+        let mut scratch = Scratch::default();
+        assert_eq!(pump.turn(&mut scratch, None), Flow::Empty);
+        for chunk in [&b"abc"[..], b"defg", b"h"] {
+            rustix::io::write(&write, chunk).unwrap();
+            assert_eq!(pump.turn(&mut scratch, None), Flow::Some(chunk.len()));
+        }
+        drop(write);
+        assert_eq!(pump.turn(&mut scratch, None), Flow::Ended);
+        assert_eq!(pump.finish(None), b"abcde");
+    }
+
+    #[test]
+    #[ignore = "a measurement: run alone, with --profile shim and --nocapture"]
+    fn throughput_of_120_byte_lines() {
+        let path = std::env::temp_dir().join(format!("berth-test-pump-{}", std::process::id()));
+        let (read, write) = output_pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&read, 1 << 20).unwrap();
+        let block = format!("{}\n", "x".repeat(119)).repeat(546).into_bytes();
+        let total = 1_usize << 30;
+        let writer = std::thread::spawn(move || {
+            let mut file = std::fs::File::from(write);
+            for _ in 0..total / block.len() {
+                std::io::Write::write_all(&mut file, &block).unwrap();
+            }
+        });
+        let mut log = LogFile::open(&path).unwrap();
+        let mut pump = Pump::new(read, 1, Pump::log(Stream::Stdout));
+        let mut scratch = Scratch::default();
+        let start = Instant::now();
+        loop {
+            match pump.turn(&mut scratch, Some(&mut log)) {
+                Flow::Ended => break,
+                Flow::Some(_) => {}
+                Flow::Empty => {
+                    poll(&mut [PollFd::new(&pump, PollFlags::IN)], None).unwrap();
+                }
+            }
+        }
+        let took: Duration = start.elapsed();
+        writer.join().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        println!("{:.0} MB/s", total as f64 / took.as_secs_f64() / 1e6);
+    }
+}

@@ -32,6 +32,11 @@ pub(crate) enum Reply {
     },
     PodStopped,
     Executed(ExecOutcome),
+    Output {
+        stdout: Vec<u8>,
+        stderr: Vec<u8>,
+        last: bool,
+    },
     /// Encoded already.
     Encoded(Vec<u8>),
 }
@@ -65,7 +70,10 @@ pub(crate) fn encode(reply: Reply) -> Result<Vec<u8>, Status> {
         | Reply::Started { .. }
         | Reply::Waited(_)
         | Reply::Deleted { .. } => task::encode(reply),
-        Reply::PodCreated { .. } | Reply::PodStopped | Reply::Executed(_) => Ok(pod::encode(reply)),
+        Reply::PodCreated { .. }
+        | Reply::PodStopped
+        | Reply::Executed(_)
+        | Reply::Output { .. } => Ok(pod::encode(reply)),
     }
 }
 

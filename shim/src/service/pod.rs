@@ -19,6 +19,7 @@ pub(super) fn dispatch(shim: &mut Shim, to: ReplyTo, method: &str, payload: &[u8
         "StopPod" => Ok(shim.stop_pod(to)),
         "Inventory" => Ok(Some(inventory(shim))),
         "ExecSync" => exec_sync(shim, to, payload),
+        "ReadOutput" => read_output(shim, payload),
         "ReopenLog" => reopen_log(shim, payload),
         _ => Err(unimplemented(proto::SERVICE, method)),
     }
@@ -34,8 +35,12 @@ pub(super) fn encode(reply: Reply) -> Vec<u8> {
             stderr: outcome.stderr,
             exit_code: i32::try_from(outcome.exit_code).unwrap_or(255),
             timed_out: outcome.timed_out,
+            rest_id: outcome.rest_id,
         }
         .encode_to_vec(),
+        Reply::Output { stdout, stderr, last } => {
+            proto::ReadOutputResponse { stdout, stderr, last }.encode_to_vec()
+        }
         // StopPod's answer is empty.
         _ => Vec::new(),
     }
@@ -105,6 +110,11 @@ fn exec_sync(shim: &mut Shim, to: ReplyTo, payload: &[u8]) -> Answer {
         },
     )?;
     Ok(None)
+}
+
+fn read_output(shim: &mut Shim, payload: &[u8]) -> Answer {
+    let request: proto::ReadOutputRequest = parse(payload)?;
+    shim.read_output(request.rest_id).map(Some)
 }
 
 fn reopen_log(shim: &mut Shim, payload: &[u8]) -> Answer {
