@@ -48,8 +48,14 @@ pub(crate) fn start(args: &Args) -> Result<(), BootstrapError> {
     detach_stderr(&paths)?;
     match fork().during("fork the resident server")? {
         Fork::Parent(pid) => {
-            write_pid(&paths, pid).during("write shim.pid")?;
-            print_address(&paths)
+            let told = write_pid(&paths, pid)
+                .during("write shim.pid")
+                .and_then(|()| print_address(&paths));
+            if told.is_err() {
+                // Nobody would ever speak to it.
+                abandon(&paths, pid);
+            }
+            told
         }
         Fork::Child => {
             leave_launcher()?;
@@ -95,6 +101,14 @@ fn bind(paths: &PodPaths) -> Result<Option<OwnedFd>, BootstrapError> {
 fn socket() -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// Ends a server that the launcher was not told of.
+fn abandon(paths: &PodPaths, pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    let _absent = fs::remove_file(paths.shim_socket());
 }
 
 fn write_pid(paths: &PodPaths, pid: u32) -> io::Result<()> {

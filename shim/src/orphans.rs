@@ -37,7 +37,8 @@ impl Shim {
     }
 }
 
-fn reap(pid: u32) {
+/// Reaps a dead child.
+pub(crate) fn reap(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         // One that lives is left alone.
         let _alive = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use berth_container::{self as engine, Cgroup, ErrorKind, PodNamespaces, PodOptions};
-use rustix::process::{Pid, WaitId, WaitIdOptions};
+use rustix::process::{WaitId, WaitIdOptions};
 
-use crate::container::{Phase, retry_at};
+use crate::container::retry_at;
 use crate::poll::{Interest, Token};
 use crate::service::Reply;
 use crate::shim::{Shim, status_of};
@@ -43,9 +43,10 @@ pub(crate) struct PodOrder {
 #[derive(Debug, Default)]
 pub(crate) struct Pod {
     live: Option<Live>,
-    /// Who waits for the end. Not empty, or no longer live: it is stopping.
+    /// StopPod was called: no container is created any more.
+    stopping: bool,
+    /// Who waits for the end.
     stops: Vec<ReplyTo>,
-    stopped: bool,
     stop_number: u64,
     tries: u32,
 }
@@ -76,7 +77,7 @@ impl Pod {
 
     /// What a container joins.
     pub(crate) fn namespaces(&self) -> Result<&PodNamespaces, Status> {
-        if self.stopped || !self.stops.is_empty() {
+        if self.stopping {
             return Err(Status::precondition("create: the pod is stopped"));
         }
         self.live
@@ -109,13 +110,13 @@ impl Shim {
     /// Makes the pod's namespaces, or undoes what it made of them.
     pub(crate) fn create_pod(&mut self, order: PodOrder) -> Result<Reply, Status> {
         if let Some(live) = &self.pod.live {
-            return if live.order == order && self.pod.stops.is_empty() {
+            return if live.order == order && !self.pod.stopping {
                 Ok(self.pod.answer())
             } else {
                 Err(Status::exists(format!("pod {} exists and is another", live.order.pod_id)))
             };
         }
-        if self.pod.stopped {
+        if self.pod.stopping {
             return Err(Status::precondition("the pod was stopped"));
         }
         let namespaces = PodNamespaces::create(&options(&order))
@@ -177,8 +178,8 @@ impl Shim {
 
     /// Ends the pod. `Some`: nothing is left already.
     pub(crate) fn stop_pod(&mut self, to: ReplyTo) -> Option<Reply> {
+        self.pod.stopping = true;
         if self.pod.live.is_none() {
-            self.pod.stopped = true;
             return Some(Reply::PodStopped);
         }
         self.pod.stops.push(to);
@@ -221,7 +222,6 @@ impl Shim {
             }
         }
         self.pod.live = None;
-        self.pod.stopped = true;
         for to in std::mem::take(&mut self.pod.stops) {
             self.reply(to, Ok(Reply::PodStopped));
         }
@@ -231,7 +231,7 @@ impl Shim {
     /// Removes what the pod holds, in an order that can be repeated. `false`: the init's end must
     /// be waited for.
     fn remove_pod(&mut self) -> engine::Result<bool> {
-        for container in self.containers.values().filter(|c| c.phase == Phase::Stopped) {
+        for container in self.containers.values().filter(|c| c.is_settled()) {
             container.engine.delete(Duration::ZERO)?;
         }
         let Some(live) = &mut self.pod.live else { return Ok(true) };
@@ -251,11 +251,11 @@ impl Shim {
     /// The pod's init ended: on our word, or killed from outside, and the kernel has killed every
     /// process of its namespace then.
     pub(crate) fn init_ended(&mut self, number: u64) {
-        let stopping = !self.pod.stops.is_empty();
+        let stopping = self.pod.stopping;
         let Some(live) = &mut self.pod.live else { return };
         let Some(init) = live.init.as_mut().filter(|init| init.number == number) else { return };
         self.poll.remove(&init.pidfd);
-        reap(init.pid);
+        crate::orphans::reap(init.pid);
         init.ended = true;
         if stopping {
             self.go_on_stopping();
@@ -303,13 +303,6 @@ fn release_net(live: &mut Live) {
 
 fn signal(pidfd: &OwnedFd) -> rustix::io::Result<()> {
     rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL)
-}
-
-fn reap(pid: u32) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        log_error("reap", rustix::process::waitid(WaitId::Pid(pid), options));
-    }
 }
 
 fn log_error<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) {

@@ -61,7 +61,7 @@ impl Shim {
     /// Does what `token` was woken for.
     pub(crate) fn woken(&mut self, token: Token, interest: Interest) {
         match token {
-            Token::Listener => self.server.accept(&mut self.poll),
+            Token::Listener => self.server.accept(&mut self.poll, interest),
             Token::Connection(number) => self.serve(number, interest),
             Token::Process(number) => self.process_ended(number),
             Token::Launch(number) => self.launch_advanced(number),

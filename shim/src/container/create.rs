@@ -56,33 +56,43 @@ impl Streams {
         })
     }
 
-    fn check_stdin(&self) -> Result<(), Status> {
+    /// Whether standard input is kept open for a later attach. A terminal is its own input.
+    fn keeps_stdin(&self) -> Result<bool, Status> {
         match self.stdin.as_str() {
-            "" => Ok(()),
-            // Attach is not built yet: a container that waits for input would wait for ever.
-            other => Err(Status::invalid(format!("stdin {other:?}: not supported yet"))),
+            "" => Ok(false),
+            "attach:" | "attach:?once=1" => Ok(!self.terminal),
+            other => Err(Status::invalid(format!("stdin {other:?}: attach: or nothing"))),
         }
     }
 }
 
-/// The two ends of a container's output.
+/// The ends of a container's pipes: ours, and its own, which are closed here once it has them.
 #[derive(Debug, Default)]
 struct Pipes {
     read: Vec<(Stream, OwnedFd)>,
-    write: Vec<OwnedFd>,
+    stdin: Option<OwnedFd>,
+    own_stdin: Option<OwnedFd>,
+    own_outputs: Vec<OwnedFd>,
 }
 
 impl Pipes {
-    fn new(wanted: bool) -> Result<Self, Status> {
+    fn new(streams: &Streams, logged: bool) -> Result<Self, Status> {
         let mut pipes = Self::default();
-        let streams = if wanted { &[Stream::Stdout, Stream::Stderr][..] } else { &[] };
+        if streams.keeps_stdin()? {
+            let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+                .map_err(|error| Status::internal(format!("create: make a pipe: {error}")))?;
+            pipes.stdin = Some(write);
+            pipes.own_stdin = Some(read);
+        }
+        let streams =
+            if logged && !streams.terminal { &[Stream::Stdout, Stream::Stderr][..] } else { &[] };
         for stream in streams {
             let (read, write) = output_pipe()
                 .map_err(|error| Status::internal(format!("create: make a pipe: {error}")))?;
             // Where the user's share of pipe memory is used up, the default size does.
             let _kept_small = rustix::pipe::fcntl_setpipe_size(&read, PIPE_LEN);
             pipes.read.push((*stream, read));
-            pipes.write.push(write);
+            pipes.own_outputs.push(write);
         }
         Ok(pipes)
     }
@@ -106,14 +116,13 @@ impl Shim {
         if self.find(&order.id).is_ok() {
             return Err(Status::exists(format!("container {:?} exists", order.id)));
         }
-        order.streams.check_stdin()?;
         let spec = self.read_spec(&order.bundle)?;
         let process = spec.process().clone().ok_or_else(|| Status::invalid("process: missing"))?;
         let log = order.streams.log_path()?.map(open_log).transpose()?;
-        let wanted = log.is_some() && !order.streams.terminal;
-        let Pipes { read, write } = Pipes::new(wanted)?;
-        let engine = self.launch(&order, &spec, &write)?;
-        drop(write);
+        let pipes = Pipes::new(&order.streams, log.is_some())?;
+        let engine = self.launch(&order, &spec, &pipes)?;
+        let Pipes { read, stdin, own_stdin, own_outputs } = pipes;
+        drop((own_stdin, own_outputs));
 
         let number = self.poll.number();
         let container = Container {
@@ -125,6 +134,7 @@ impl Shim {
             log,
             engine,
             process: Box::new(process),
+            stdin,
             pumps: Vec::new(),
             create_to: Some(to),
             start_to: None,
@@ -144,7 +154,7 @@ impl Shim {
         &self,
         order: &CreateOrder,
         spec: &Spec,
-        write: &[OwnedFd],
+        pipes: &Pipes,
     ) -> Result<engine::Container, Status> {
         let request = CreateRequest {
             id: &order.id,
@@ -154,9 +164,9 @@ impl Shim {
             pod: self.pod.namespaces()?,
             layout: &self.layout,
             stdio: Stdio {
-                stdin: None,
-                stdout: write.first().map(AsFd::as_fd),
-                stderr: write.get(1).map(AsFd::as_fd),
+                stdin: pipes.own_stdin.as_ref().map(AsFd::as_fd),
+                stdout: pipes.own_outputs.first().map(AsFd::as_fd),
+                stderr: pipes.own_outputs.get(1).map(AsFd::as_fd),
             },
         };
         engine::Container::create(&request).map_err(|error| status_of("create", &error))

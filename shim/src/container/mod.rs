@@ -17,6 +17,7 @@ mod end;
 mod start;
 mod streams;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use berth_container as engine;
@@ -84,6 +85,9 @@ pub(crate) struct Container {
     pub(crate) engine: engine::Container,
     /// What an exec starts from: the container's own process.
     pub(crate) process: Box<Process>,
+    /// Where a later attach writes what the container reads. None where it reads /dev/null or a
+    /// terminal, or where its input was closed.
+    stdin: Option<OwnedFd>,
     /// The pumps that still run.
     pumps: Vec<u64>,
     create_to: Option<ReplyTo>,
@@ -112,7 +116,7 @@ impl Container {
         self.phase == Phase::Stopped || (self.phase == Phase::Ended && self.tries > 0)
     }
 
-    /// The size of the container's terminal. `None`: it has none.
+    /// The pump of its standard output, or of its terminal.
     pub(crate) fn first_pump(&self) -> Option<u64> {
         self.pumps.first().copied()
     }

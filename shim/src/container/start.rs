@@ -38,7 +38,9 @@ impl Shim {
     pub(super) fn start_failed(&mut self, number: u64, error: &engine::Error) {
         let Some(container) = self.containers.get_mut(&number) else { return };
         container.start_error = Some(status_of("start", error));
-        self.first_process_ended(number, Some(START_FAILED));
+        // One that was killed meanwhile ended by that.
+        let killed = matches!(error, engine::Error::Died { .. });
+        self.first_process_ended(number, (!killed).then_some(START_FAILED));
     }
 
     /// Sends a signal to the first process, or to all.

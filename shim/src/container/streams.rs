@@ -8,7 +8,7 @@ impl Shim {
     /// Opens a container's log anew at the same path: the old file was renamed.
     pub(crate) fn reopen_log(&mut self, id: &str) -> Result<(), Status> {
         let (_, container) = self.container_mut(id)?;
-        if !matches!(container.phase, Phase::Running | Phase::Starting | Phase::Created) {
+        if container.phase != Phase::Running {
             let state = container.phase.name();
             return Err(Status::precondition(format!("reopen log: container {id:?} is {state}")));
         }
@@ -18,6 +18,13 @@ impl Shim {
         log.reopen().map_err(|error| {
             Status::internal(format!("reopen log {}: {error}", log.path().display()))
         })
+    }
+
+    /// Closes a container's standard input for good.
+    pub(crate) fn close_stdin(&mut self, id: &str) -> Result<(), Status> {
+        let (_, container) = self.container_mut(id)?;
+        container.stdin = None;
+        Ok(())
     }
 
     /// Sets the size of a container's terminal.

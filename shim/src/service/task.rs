@@ -24,8 +24,9 @@ pub(super) fn dispatch(shim: &mut Shim, to: ReplyTo, method: &str, payload: &[u8
         "Connect" => connect(shim, payload),
         "Update" => update(shim, payload),
         "ResizePty" => resize_pty(shim, payload),
+        "CloseIO" => close_io(shim, payload),
         "Shutdown" => shutdown(shim),
-        // Exec and CloseIO come with streaming, Pause, Resume, Checkpoint and Stats later.
+        // Exec comes with streaming, Pause, Resume, Checkpoint and Stats later.
         _ => Err(unimplemented("containerd.task.v3.Task", method)),
     }
 }
@@ -176,6 +177,15 @@ fn resize_pty(shim: &Shim, payload: &[u8]) -> Answer {
         u16::try_from(value).map_err(|_| Status::invalid(format!("size {value}: too large")))
     };
     shim.resize_terminal(&request.id, size(request.width)?, size(request.height)?)?;
+    empty()
+}
+
+fn close_io(shim: &mut Shim, payload: &[u8]) -> Answer {
+    let request: api::CloseIORequest = parse(payload)?;
+    refuse_exec(&request.exec_id)?;
+    if request.stdin {
+        shim.close_stdin(&request.id)?;
+    }
     empty()
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use rustix::io::Errno;
@@ -15,6 +16,9 @@ use crate::poll::{Interest, Poll, Token};
 
 /// More clients than any daemon with its tools has; the rest waits in the listen queue's place.
 const MAX_CONNECTIONS: usize = 256;
+
+/// When a client is looked for again after there was no room for one.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Where the answer of one call goes. Answering a client that has gone is no error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +51,19 @@ impl Server {
     }
 
     /// Takes the next client in. One per wake-up: the socket stays ready while more wait.
-    pub(crate) fn accept(&mut self, poll: &mut Poll) {
+    pub(crate) fn accept(&mut self, poll: &mut Poll, interest: Interest) {
+        if interest.is_empty() {
+            let _polled = poll.modify(&self.listener, Token::Listener, Interest::IN);
+        }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = match accept_with(&self.listener, flags) {
             Ok(socket) => socket,
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return,
             Err(error) => {
+                // No descriptor or memory is free. The socket stays ready, so look again later.
                 crate::log::say(format_args!("accept a client: {error}"));
+                let _polled = poll.modify(&self.listener, Token::Listener, Interest::empty());
+                poll.set_timer(Instant::now() + ACCEPT_AGAIN, Token::Listener);
                 return;
             }
         };
