@@ -1,7 +1,6 @@
 //! The compiled CRI descriptor against the table of the published interface, row by row and both
 //! ways: nothing missing, nothing renumbered, nothing extra.
 #![forbid(unsafe_code)]
-
 #![cfg(feature = "cri")]
 #![expect(clippy::panic, reason = "a descriptor of another shape fails the test")]
 

@@ -1,6 +1,5 @@
 //! The ttrpc server against an independent client, and against hostile bytes.
 #![forbid(unsafe_code)]
-
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod common;

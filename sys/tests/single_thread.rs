@@ -1,5 +1,9 @@
 //! What needs a process of one thread, so it runs without the test harness (which has several).
-#![expect(clippy::expect_used, clippy::panic, reason = "a test; the harness-free target is not seen as one")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test; the harness-free target is not seen as one"
+)]
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! Chains of plugins made of shell: what they are told, and every way in which they fail.
 #![forbid(unsafe_code)]
-
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's own parts")]
 
 mod common;

@@ -1,7 +1,6 @@
 //! The reference plugins (Debian: containernetworking-plugins), in namespaces made here. Needs root,
 //! iproute2, iptables and busybox.
 #![forbid(unsafe_code)]
-
 #![expect(clippy::unwrap_used, reason = "a test's own parts")]
 
 mod common;
