@@ -238,6 +238,37 @@ async fn a_host_port_leads_to_the_pod() {
     assert!(!node.rules().contains("18080"), "{}", node.rules());
 }
 
+/// The sample network as it is delivered, but for the directory of its leases.
+fn sample(place: &Place) -> Value {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/cni/10-berth.conflist");
+    let mut sample: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    sample["name"] = json!("berth-test");
+    sample["plugins"][0]["ipam"]["dataDir"] = json!(place.path("ipam"));
+    sample
+}
+
+#[tokio::test]
+async fn the_delivered_sample_works() {
+    let (place, node, pod) = start("sample");
+    place.configure_raw(&sample(&place));
+    let networks = place.networks().await;
+    let mapping = PortMapping {
+        host_port: 18081,
+        container_port: 80,
+        protocol: Protocol::Tcp,
+        host_ip: None,
+    };
+    let asked = Attachment { port_mappings: vec![mapping], ..on("p1", &pod) };
+    let attached = networks.add(&asked).await.unwrap();
+    assert_eq!(attached.ips, [IpAddr::from([10, 85, 0, 2])]);
+    assert!(node.rules().contains("10.85.0.2:80"), "{}", node.rules());
+    pod.run(&["busybox", "ping", "-c", "1", "-W", "5", "10.85.0.1"]).unwrap();
+    networks.del(&asked).await.unwrap();
+    let filter = node.namespace.run(&["iptables-save"]).unwrap();
+    assert!(!filter.contains("10.85.0.2"), "{filter}");
+    assert!(leases(&place).is_empty() && place.records().is_empty());
+}
+
 /// Whether this kernel has what the bandwidth plugin needs.
 fn has_shaping() -> bool {
     let probe = Namespace::new("probe");
