@@ -21,6 +21,8 @@ use crate::error::Error;
 /// The version this build writes.
 const VERSION: u32 = 1;
 const RECORD: &str = "json";
+/// A record on its way.
+const FRESH: &str = "fresh";
 const INPUT: &str = "input";
 /// Between two looks at a lock that a plugin of an earlier daemon holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -100,19 +102,26 @@ impl Cache {
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(dir);
         made.map_err(|e| record_error("make", dir, e))?;
-        Ok(Self { dir: dir.to_owned() })
+        let cache = Self { dir: dir.to_owned() };
+        // Records that a crash left half-written: their ADD had not gone on.
+        for path in cache.files()?.into_iter().filter(|p| has_extension(p, FRESH)) {
+            fs::remove_file(&path).map_err(|e| record_error("remove", &path, e))?;
+        }
+        Ok(cache)
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, Error> {
+        let entries = fs::read_dir(&self.dir).and_then(|dir| dir.collect::<io::Result<Vec<_>>>());
+        let entries = entries.map_err(|e| record_error("list", &self.dir, e))?;
+        Ok(entries.into_iter().map(|entry| entry.path()).collect())
     }
 
     /// Id and interface of every record, in the order of names.
     pub(crate) fn list(&self) -> Result<Vec<(String, String)>, Error> {
-        let failed = |e| record_error("list", &self.dir, e);
         let mut all = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            if path.extension().is_some_and(|e| e == RECORD)
-                && let Some(name) = path.file_stem().and_then(|n| n.to_str())
-                && let Some((id, ifname)) = name.rsplit_once('-')
-            {
+        for path in self.files()?.iter().filter(|p| has_extension(p, RECORD)) {
+            let name = path.file_stem().and_then(|name| name.to_str());
+            if let Some((id, ifname)) = name.and_then(|name| name.rsplit_once('-')) {
                 all.push((id.to_owned(), ifname.to_owned()));
             }
         }
@@ -132,7 +141,7 @@ impl Cache {
 
     pub(crate) fn write(&self, record: &Record) -> Result<(), Error> {
         let path = self.path(&record.id, &record.ifname, RECORD);
-        let fresh = self.path(&record.id, &record.ifname, "json.new");
+        let fresh = self.path(&record.id, &record.ifname, FRESH);
         let done = serde_json::to_vec(record)
             .map_err(io::Error::from)
             .and_then(|text| fs::write(&fresh, text))
@@ -146,7 +155,7 @@ impl Cache {
 
     /// Removes all files of the attachment, the record last.
     pub(crate) fn remove(&self, id: &str, ifname: &str) -> Result<(), Error> {
-        for extension in [INPUT, "json.new", RECORD] {
+        for extension in [INPUT, FRESH, RECORD] {
             let path = self.path(id, ifname, extension);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -159,31 +168,37 @@ impl Cache {
     }
 
     /// Opens and locks the plugins' input. Waits up to `patience` for a plugin that an earlier
-    /// daemon left running, then goes on without the lock.
-    pub(crate) fn input(&self, id: &str, ifname: &str, patience: Duration) -> Result<Input, Error> {
+    /// daemon left running, then goes on without the lock, as it does on a disk that takes no file.
+    pub(crate) fn input(&self, id: &str, ifname: &str, patience: Duration) -> Input {
         let path = self.path(id, ifname, INPUT);
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(&path).map_err(|e| record_error("open", &path, e))?;
-        let began = Instant::now();
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if began.elapsed() < patience => {
-                    std::thread::sleep(LOCK_PAUSE);
-                }
-                Err(TryLockError::WouldBlock) => {
-                    tracing::warn!(id, ifname, "a plugin of an earlier daemon is still running");
-                    break;
-                }
-                Err(TryLockError::Error(e)) => return Err(record_error("lock", &path, e)),
-            }
-        }
-        Ok(Input { path, file: Arc::new(file) })
+        let locked = options.open(&path).and_then(|file| lock(&file, patience).map(|()| file));
+        let file = locked.map_err(|error| {
+            tracing::warn!(%error, path = %path.display(), "plugins run without a lock");
+        });
+        Input { path, file: file.ok().map(Arc::new) }
     }
 
     fn path(&self, id: &str, ifname: &str, extension: &str) -> PathBuf {
         self.dir.join(format!("{id}-{ifname}.{extension}"))
+    }
+}
+
+/// Takes the lock; fails when someone has it for longer than `patience`.
+fn lock(file: &File, patience: Duration) -> io::Result<()> {
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if began.elapsed() < patience => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other("a plugin of an earlier daemon still runs"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
     }
 }
 
@@ -192,10 +207,13 @@ impl Cache {
 /// It is locked (flock) as long as a chain runs. A plugin inherits the locked description, so the
 /// lock outlives a killed daemon exactly as long as the plugin it left behind: the next daemon's
 /// DEL waits for that, and does not undo what is only about to be done.
+///
+/// On a disk that is full or broken the input lies in memory instead, without the lock: what was
+/// attached can still be detached.
 #[derive(Debug, Clone)]
 pub(crate) struct Input {
     path: PathBuf,
-    file: Arc<File>,
+    file: Option<Arc<File>>,
 }
 
 impl Input {
@@ -205,20 +223,32 @@ impl Input {
 
     /// Puts `text` in and returns the file at its beginning.
     pub(crate) fn fill(&self, text: &[u8]) -> io::Result<Stdio> {
-        let mut file = &*self.file;
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(text)?;
-        file.rewind()?;
-        Ok(Stdio::from(self.file.try_clone()?))
+        let on_disk = self.file.as_ref().map(|file| fill(file, text));
+        if let Some(Ok(stdin)) = on_disk {
+            return Ok(stdin);
+        }
+        let memory = rustix::fs::memfd_create("cni-input", rustix::fs::MemfdFlags::CLOEXEC)?;
+        fill(&File::from(memory), text)
     }
 
     /// Gives the lock up, also for a process that a plugin left behind on purpose.
     pub(crate) fn release(&self) {
-        if let Err(error) = self.file.unlock() {
+        if let Some(Err(error)) = self.file.as_ref().map(|file| file.unlock()) {
             tracing::warn!(%error, path = %self.path.display(), "unlock a plugin's input");
         }
     }
+}
+
+fn fill(mut file: &File, text: &[u8]) -> io::Result<Stdio> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(text)?;
+    file.rewind()?;
+    Ok(Stdio::from(file.try_clone()?))
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|e| e == extension)
 }
 
 fn record_error(doing: &'static str, path: &Path, source: io::Error) -> Error {
@@ -253,6 +283,15 @@ mod tests {
     }
 
     #[test]
+    fn a_half_written_record_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("x-eth0.fresh"), "{").unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        assert!(cache.list().unwrap().is_empty());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn a_torn_record_is_told_from_none() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
@@ -266,13 +305,16 @@ mod tests {
     fn the_input_is_locked_until_released() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
-        let held = cache.input("x", "eth0", Duration::ZERO).unwrap();
+        let held = cache.input("x", "eth0", Duration::ZERO);
         // What a plugin inherits keeps the lock when the daemon's own descriptor is gone.
-        let inherited = held.file.try_clone().unwrap();
+        let inherited = held.file.as_ref().unwrap().try_clone().unwrap();
         drop(held);
-        let other = File::open(dir.path().join("x-eth0.input")).unwrap();
-        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        assert!(cache.input("x", "eth0", Duration::ZERO).file.is_none());
         drop(inherited);
-        other.try_lock().unwrap();
+        let again = cache.input("x", "eth0", Duration::ZERO);
+        let left_behind = again.file.as_ref().unwrap().try_clone().unwrap();
+        again.release();
+        assert!(cache.input("x", "eth0", Duration::ZERO).file.is_some());
+        drop(left_behind);
     }
 }

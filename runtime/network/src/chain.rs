@@ -30,7 +30,7 @@ impl Tools {
     pub(crate) async fn input(&self, id: &str, ifname: &str) -> Result<Input, Error> {
         let (cache, id, ifname) = (self.cache.clone(), id.to_owned(), ifname.to_owned());
         let patience = self.deadline;
-        blocking(move || cache.input(&id, &ifname, patience)).await?
+        blocking(move || cache.input(&id, &ifname, patience)).await
     }
 
     pub(crate) async fn write(&self, record: &Record) -> Result<(), Error> {

@@ -211,12 +211,12 @@ impl Shared {
         let capability_args = asked.capability_args();
         chain::warn_of_unheard(&asked.id, &network, &capability_args);
         let mut record = Record::intent(asked, &network, capability_args);
-        let input = self.tools.input(&asked.id, &asked.ifname).await?;
         if let Err(error) = self.tools.write(&record).await {
             // Nothing has run yet.
             self.forget(&record).await.unwrap_or_else(|e| tracing::warn!("{e}"));
             return Err(error);
         }
+        let input = self.tools.input(&asked.id, &asked.ifname).await?;
         let done = chain::add(&self.tools, &network, &mut record, &input, stop).await;
         let done = done.and_then(|()| outcome(&network, &record));
         if done.is_err() {
