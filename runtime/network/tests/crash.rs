@@ -1,4 +1,5 @@
 //! The reference plugins when the daemon is killed or the disk is full. Needs root and iproute2.
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test's own parts")]
 
 mod common;

@@ -1,5 +1,6 @@
 //! The reference plugins (Debian: containernetworking-plugins), in namespaces made here. Needs root,
 //! iproute2, iptables and busybox.
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's own parts")]
 
 mod common;
