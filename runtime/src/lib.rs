@@ -3,6 +3,7 @@
 //! - [`pod`]: the heart. One task owns one pod; [`pod::Roster`] is its front.
 #![forbid(unsafe_code)]
 
+mod bandwidth;
 pub mod config;
 pub mod cri;
 pub mod daemon;
