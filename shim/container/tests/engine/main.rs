@@ -3,7 +3,11 @@
 //! Runs without the test harness, because the engine's caller must have one thread. Arguments are
 //! parts of case names. After every case, what a container could leave behind is compared with
 //! before: cgroups, mounts, descriptors, children.
-#![expect(clippy::unwrap_used, reason = "a test; the harness-free target is not seen as one")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test; the harness-free target is not seen as one"
+)]
 
 mod basics;
 mod filesystem;
