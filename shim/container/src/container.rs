@@ -43,6 +43,9 @@ pub struct Overlay {
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Further options, each `key` or `key=value` (`volatile`, `index=off`, `metacopy=off`).
     pub options: Vec<String>,
+    /// Mount by mount(2) with one option text, as kernels before 6.7 need (found out by itself),
+    /// also where the kernel takes layers one by one.
+    pub by_path: bool,
 }
 
 impl Rootfs {
@@ -501,6 +504,7 @@ mod tests {
             lower: vec!["/a".into(), "/b".into()],
             upper: Some(("/u".into(), "/w".into())),
             options: vec!["index=off".into(), "volatile".into()],
+            by_path: false,
         };
         assert_eq!(of("overlay", "overlay", &options).unwrap(), Rootfs::Overlay(want));
         assert_eq!(of("bind", "/r", &["rbind"]).unwrap(), Rootfs::Directory("/r".into()));

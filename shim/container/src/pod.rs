@@ -22,6 +22,8 @@ use crate::wire::{ChildEnd, Doing, Failure, Said, Work, hear};
 pub(crate) const ROOTFS: &str = "/rootfs";
 /// Directory of the small namespace where the layers of a root are attached for a moment.
 pub(crate) const LAYERS: &str = "/layers";
+/// File of the small namespace where a container attaches the null device that masks files.
+pub(crate) const NULL: &str = "/null";
 /// Directory of the small namespace with the pod's /dev/shm.
 pub(crate) const SHM: &str = "/shm";
 
@@ -247,6 +249,8 @@ fn small_root(shm_size: Option<u64>) -> Work<()> {
     for name in ["rootfs", "layers"] {
         rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o700)).doing(whole)?;
     }
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(&root, "null", flags, Mode::empty()).doing(whole)?;
     rustix::process::fchdir(&root).doing(whole)?;
     drop((host, root));
     mount::pivot_to_cwd().doing(whole)

@@ -52,6 +52,7 @@ fn prepare(plan: &Plan<'_>, given: &Given<'_>) -> Work<()> {
     let rootfs = rootfs::open(&plan.rootfs)?;
     join(plan, given.small_ns)?;
     let host_proc = open_dir("/proc")?;
+    protect::keep_null(null)?;
     let root = rootfs::attach(rootfs)?;
     let mut cgroup = CgroupGate { moved: false, plan, end: &given.end };
     mounts::attach_all(plan, sources, &root, given, &mut cgroup)?;
@@ -64,8 +65,7 @@ fn prepare(plan: &Plan<'_>, given: &Given<'_>) -> Work<()> {
     drop(host_proc);
     let console = terminal::open(&root, plan)?;
     protect::read_only(&root, &plan.readonly)?;
-    protect::mask(&root, &plan.masked, null.as_fd())?;
-    drop(null);
+    protect::mask(&root, &plan.masked)?;
     program::make_cwd(&root, &plan.process.cwd)?;
     rootfs::pivot(root, plan)?;
     if let Some(console) = console {

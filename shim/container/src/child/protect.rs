@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use berth_sys::mount::{self, Change, FsContext, attr};
 use berth_sys::root::{Leaf, Root, leaf_of};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::plan::Plan;
+use crate::pod::NULL;
 use crate::wire::{Doing, Work};
 
 /// Writes sysctls through the small namespace's /proc, which no image can stand in for. The kernel
@@ -39,15 +40,23 @@ pub(super) fn read_only(root: &Root, paths: &[PathBuf]) -> Work<()> {
     Ok(())
 }
 
+/// Attaches the host's null device in the small namespace's copy, where it can be cloned as often
+/// as files are to be masked (a detached mount can't, before kernel 6.15).
+pub(super) fn keep_null(null: OwnedFd) -> Work<()> {
+    let step = || "keep /dev/null".to_owned();
+    let spot = rustix::fs::open(NULL, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(step)?;
+    mount::attach(null.as_fd(), spot.as_fd()).doing(step)
+}
+
 /// Covers each path: files with the null device, directories with an empty read-only tmpfs.
 /// Absent ones are skipped.
-pub(super) fn mask(root: &Root, paths: &[PathBuf], null: BorrowedFd<'_>) -> Work<()> {
+pub(super) fn mask(root: &Root, paths: &[PathBuf]) -> Work<()> {
     let mut empty: Option<OwnedFd> = None;
     for path in paths {
         let step = || format!("mask {}", path.display());
         let Some(target) = locate(root, path).doing(step)? else { continue };
         let cover = match leaf_of(target.as_fd()).doing(step)? {
-            Leaf::File => mount::clone_tree(null, Path::new(""), false),
+            Leaf::File => mount::clone_tree(CWD, Path::new(NULL), false),
             // One file system for all: a copy of the first.
             Leaf::Dir => match &empty {
                 Some(first) => mount::clone_tree(first.as_fd(), Path::new(""), false),

@@ -39,16 +39,19 @@ fn open_overlay(overlay: &Overlay) -> io::Result<Opened> {
     let names = Names::of(overlay);
     // Short names: fsconfig(2) takes values of at most 255 bytes.
     rustix::process::chdir(&names.parent)?;
-    let made = overlay_by_fsconfig(overlay, &names);
+    let made = match overlay.by_path {
+        false => overlay_by_fsconfig(overlay, &names).map(Some),
+        true => Ok(None),
+    };
     rustix::process::chdir("/")?;
     match made {
+        Ok(Some(tree)) => return Ok(Opened::Detached(tree)),
         // `lowerdir+` is there from kernel 6.7 on.
-        Err(err) if mount::errno(&err) == 22 && !has_append()? => {
-            let parent = mount::clone_tree(rustix::fs::CWD, &names.parent, true)?;
-            Ok(Opened::ByPath { parent, options: names.options(overlay) })
-        }
-        other => other.map(Opened::Detached),
+        Err(err) if mount::errno(&err) != 22 || has_append()? => return Err(err),
+        _ => {}
     }
+    let parent = mount::clone_tree(rustix::fs::CWD, &names.parent, true)?;
+    Ok(Opened::ByPath { parent, options: names.options(overlay) })
 }
 
 fn overlay_by_fsconfig(overlay: &Overlay, names: &Names) -> io::Result<OwnedFd> {
@@ -197,6 +200,7 @@ mod tests {
             lower: vec!["/v/image/l/aa".into(), "/v/image/l/b:b".into()],
             upper: Some(("/v/image/rw/x/fs".into(), "/v/image/rw/x/work".into())),
             options: vec!["volatile".into(), "index=off".into()],
+            by_path: false,
         };
         let names = Names::of(&overlay);
         assert_eq!(names.parent, Path::new("/v/image"));

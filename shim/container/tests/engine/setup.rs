@@ -262,6 +262,18 @@ impl Machine {
         }
     }
 
+    /// Ends what a failed case left, so that the next one starts clean.
+    pub(crate) fn clean() {
+        let layout = Layout::detect().unwrap();
+        for dir in own_cgroups() {
+            let name = Path::new("/").join(dir.file_name().unwrap());
+            let cgroup = berth_container::Cgroup::at(&layout, &name).unwrap();
+            cgroup.kill().unwrap();
+            while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::empty()) {}
+            let _ = cgroup.remove(LIMIT);
+        }
+    }
+
     pub(crate) fn left_behind(&self) -> Vec<String> {
         let now = Self::now();
         let mut left = Vec::new();
