@@ -1,0 +1,22 @@
+//! The client side of a pod's shim: start it, talk to it, and clear up after one that died.
+//!
+//! - [`Launcher`]: starts shims inside `[shim] cgroup`.
+//! - [`Shim`]: one connection. Generated message types are named only in `client`.
+//! - [`Process`]: the shim's process, held by a pidfd.
+//! - [`Hierarchies`]: cgroups without a shim.
+
+mod cgroups;
+mod client;
+mod error;
+mod launch;
+mod process;
+
+pub use cgroups::{CgroupError, Hierarchies};
+pub use client::{
+    CreateTask, Exec, ExecResult, Exit, Inventory, Namespaces, PodRequest, Rootfs, Shim, Task,
+    TaskPhase,
+};
+pub use error::ShimError;
+pub use launch::Launcher;
+pub(crate) use launch::resident;
+pub use process::{Process, find_by_directory, same_process, start_time};
