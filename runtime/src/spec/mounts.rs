@@ -1,0 +1,99 @@
+//! What is mounted where: the usual filesystems, the pod's files, the request's mounts.
+
+use std::path::Path;
+
+use oci_spec::runtime::Mount;
+
+use super::Input;
+use crate::pod::spec::{Propagation, Scope};
+
+fn mount(to: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount.set_destination(to.into());
+    mount.set_typ(Some(kind.to_owned()));
+    mount.set_source(Some(source.into()));
+    mount.set_options(Some(options.iter().map(|o| (*o).to_owned()).collect()));
+    mount
+}
+
+/// In the order they are to be made: parents before what lies below them.
+pub(super) fn build(input: &Input<'_>) -> Vec<Mount> {
+    let mut all = usual(input);
+    all.extend(files(input));
+    let asked: Vec<Mount> = asked(input);
+    // A mount of the request takes the place of ours, and of what of ours would lie below it.
+    all.retain(|ours| !asked.iter().any(|theirs| covers(theirs, ours)));
+    let mut asked = asked;
+    asked.sort_by_key(|mount| mount.destination().components().count());
+    all.extend(asked);
+    all
+}
+
+fn covers(theirs: &Mount, ours: &Mount) -> bool {
+    let (theirs, ours) = (theirs.destination(), ours.destination());
+    // The pod's files stay visible in a volume mounted on /etc, as kubelet expects of its own.
+    ours == theirs || (ours.starts_with(theirs) && theirs != Path::new("/etc"))
+}
+
+fn usual(input: &Input<'_>) -> Vec<Mount> {
+    let write = if input.container.privileged { "rw" } else { "ro" };
+    let mut all = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+    ];
+    if input.pod.namespaces.ipc == Scope::Node {
+        let host = ["rbind", "rprivate", "nosuid", "noexec", "nodev"];
+        all.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &host));
+        all.push(mount("/dev/shm", "bind", "/dev/shm", &host));
+    } else {
+        all.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+        let shared = ["rbind", "rprivate", "nosuid", "noexec", "nodev"];
+        all.push(mount("/dev/shm", "bind", "pod:shm", &shared));
+    }
+    all.push(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", write]));
+    all.push(mount(
+        "/sys/fs/cgroup",
+        "cgroup",
+        "cgroup",
+        &["nosuid", "noexec", "nodev", "relatime", write],
+    ));
+    all
+}
+
+fn files(input: &Input<'_>) -> Vec<Mount> {
+    let write = if input.container.security.readonly_rootfs { "ro" } else { "rw" };
+    let file = |name: &str| {
+        let source = input.pod_dir.join(name);
+        let to = format!("/etc/{name}");
+        let mut made = mount(&to, "bind", "", &["bind", "rprivate", write]);
+        made.set_source(Some(source));
+        made
+    };
+    ["hosts", "hostname", "resolv.conf"].map(file).into()
+}
+
+fn asked(input: &Input<'_>) -> Vec<Mount> {
+    let pairs = input.container.mounts.iter().zip(&input.paths.mounts);
+    let made = pairs.map(|(asked, source)| {
+        let propagation = match asked.propagation {
+            Propagation::Private => "rprivate",
+            Propagation::HostToContainer => "rslave",
+            Propagation::Bidirectional => "rshared",
+        };
+        let write = match (asked.readonly, asked.recursive_read_only) {
+            (_, true) => "rro",
+            (true, false) => "ro",
+            (false, false) => "rw",
+        };
+        let mut made = mount(&asked.container_path, "bind", "", &["rbind", propagation, write]);
+        made.set_source(Some(source.clone()));
+        made
+    });
+    made.collect()
+}
