@@ -142,7 +142,7 @@ async fn recover(config: &Arc<Config>, parts: Parts) -> Result<Arc<Front>, Error
         shim_cgroup: config.shim.cgroup.clone(),
         default_cgroup_parent: config.cgroup.default_parent.clone(),
     };
-    let roster = Roster::open(options).await?;
+    let roster = Roster::open(options, parts.images.clone(), parts.networks.clone()).await?;
     if let Some(dir) = &config.image.preload {
         tracing::error!(dir = %dir.display(), "image.preload is not built yet: nothing is imported");
     }

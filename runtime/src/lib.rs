@@ -1,11 +1,22 @@
 //! `berthd`, the daemon, as a library; `main.rs` is its thin command line.
 //!
 //! - [`pod`]: the heart. One task owns one pod; [`pod::Roster`] is its front.
+//! - [`spec`]: pod + container + image + host -> OCI runtime spec. Pure.
+//! - [`shim`]: the client side of a pod's shim.
+//! - [`store`]: records on disk. [`recover`]: records + shims + kernel -> pods.
+//! - [`ports`]: what pods need of images and networks.
+//! - [`failpoint`]: named steps that tests make fail. [`clock`]: time and boot.
 #![forbid(unsafe_code)]
 
-mod bandwidth;
+pub mod clock;
 pub mod config;
 pub mod cri;
 pub mod daemon;
+pub mod failpoint;
 pub mod metrics;
 pub mod pod;
+pub mod ports;
+mod recover;
+pub mod shim;
+pub mod spec;
+pub mod store;

@@ -51,8 +51,6 @@ pub(crate) struct ExecOutcome {
 pub(crate) struct Exec {
     engine: engine::Exec,
     to: ReplyTo,
-    /// The program was executed.
-    started: bool,
     status: Option<ExitStatus>,
     stdout: Option<u64>,
     stderr: Option<u64>,
@@ -96,8 +94,7 @@ impl Shim {
         drop((out_end, err_end));
 
         let outcome = ExecOutcome::default();
-        let exec =
-            Exec { engine, to, started: false, status: None, stdout: None, stderr: None, outcome };
+        let exec = Exec { engine, to, status: None, stdout: None, stderr: None, outcome };
         self.execs.insert(number, exec);
         let limit = if order.max_output == 0 { DEFAULT_OUTPUT } else { order.max_output };
         let sink = || Sink::Capture(Capture::new(limit));
@@ -138,10 +135,7 @@ impl Shim {
         }
         let again = match progress {
             Ok(Progress::Pending) => exec.engine.sync_fd(),
-            Ok(_) => {
-                exec.started = true;
-                None
-            }
+            Ok(_) => None,
             Err(error) => {
                 self.exec_failed(number, &error);
                 return;
@@ -156,9 +150,8 @@ impl Shim {
     /// The engine has undone everything already.
     fn exec_failed(&mut self, number: u64, error: &engine::Error) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
-        if let engine::Error::Died { status, .. } = error {
-            // Killed at its time limit or with its container, no matter how far it was.
-            exec.status = Some(*status);
+        if exec.outcome.timed_out {
+            exec.status = Some(ExitStatus::Signal(9));
             self.answer_exec(number);
         } else {
             self.forget_exec(number, Err(status_of("exec failed", error)));
@@ -177,7 +170,7 @@ impl Shim {
 
     /// The command's pidfd is readable.
     pub(crate) fn exec_process_ready(&mut self, number: u64) {
-        if self.execs.get(&number).is_some_and(|exec| !exec.started) {
+        if self.execs.get(&number).is_some_and(|exec| exec.engine.sync_fd().is_some()) {
             // What the child said before its end comes first.
             self.exec_launch_ready(number);
         }

@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::ports::PortError;
+use crate::shim::{CgroupError, ShimError};
+use crate::store::StoreError;
+
 /// What sort of failure it is: one table in `cri/code.rs` turns it into a gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -98,6 +102,14 @@ pub enum Error {
         /// What sort of failure the source is.
         kind: Kind,
     },
+    /// It is there already, by another request.
+    #[error("{what} is there already: {id}")]
+    Exists {
+        /// What was asked for.
+        what: String,
+        /// What holds its name.
+        id: String,
+    },
     /// A record or a directory.
     #[error("{what} {path:?}: {source}")]
     Disk {
@@ -117,6 +129,7 @@ impl Error {
         match self {
             Self::NoPod { .. } | Self::NoContainer { .. } | Self::NoImage { .. } => Kind::NotFound,
             Self::Invalid { .. } => Kind::Invalid,
+            Self::Exists { .. } => Kind::Exists,
             Self::State { .. } => Kind::NotReady,
             Self::Superseded { .. } | Self::Busy { .. } => Kind::Busy,
             Self::Deadline { .. } => Kind::Deadline,
@@ -133,6 +146,30 @@ impl Error {
         why: impl Into<String>,
     ) -> Self {
         Self::Invalid { field: field.into(), value: value.into(), why: why.into() }
+    }
+
+    pub(crate) fn disk(
+        what: &'static str,
+        path: impl Into<PathBuf>,
+        source: std::io::Error,
+    ) -> Self {
+        Self::Disk { what, path: path.into(), source: Arc::new(source) }
+    }
+
+    pub(crate) fn store(error: StoreError) -> Self {
+        Self::disk(error.what, error.path, error.source)
+    }
+
+    pub(crate) fn cgroup(error: CgroupError) -> Self {
+        Self::Step { step: "cgroup", kind: Kind::Internal, source: Arc::new(error) }
+    }
+
+    pub(crate) fn port(step: &'static str, error: PortError) -> Self {
+        Self::Step { step, kind: error.kind, source: Arc::from(error.source) }
+    }
+
+    pub(crate) fn shim(step: &'static str, error: ShimError) -> Self {
+        Self::Step { step, kind: error.kind(), source: Arc::new(error) }
     }
 }
 

@@ -1,0 +1,270 @@
+//! Pure decisions: what a request meets, and what cannot be honoured.
+
+use super::spec::{ContainerSpec, PodSpec, Profile, Propagation, Scope, Security};
+use super::state::Phase;
+use super::{Error, Result};
+use crate::spec::Host;
+use crate::store::ContainerPhase;
+
+/// What becomes of a request to make something whose name is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meets {
+    /// It gets the result of the work under way.
+    Join,
+    /// It gets what that work has made.
+    Same,
+    /// It ends the work under way, then begins.
+    Supersede,
+    /// Begin when the old one, which is going, has gone.
+    Await,
+    /// The name is taken.
+    Refuse,
+}
+
+/// A RunPodSandbox under a key that has a pod. `equal`: the requests are the same.
+pub(crate) fn pod_meets(phase: Phase, equal: bool) -> Meets {
+    match (phase, equal) {
+        (Phase::Making, true) => Meets::Join,
+        (Phase::Making, false) => Meets::Supersede,
+        // A kubelet whose deadline passed asks again for what was made meanwhile.
+        (Phase::Ready, true) => Meets::Same,
+        (Phase::Removing | Phase::Gone, _) => Meets::Await,
+        (Phase::Ready | Phase::Stopping | Phase::NotReady, _) => Meets::Refuse,
+    }
+}
+
+/// The same for a CreateContainer.
+pub(crate) fn container_meets(phase: ContainerPhase, equal: bool) -> Meets {
+    match (phase, equal) {
+        (ContainerPhase::Making, true) => Meets::Join,
+        (ContainerPhase::Making, false) => Meets::Supersede,
+        (ContainerPhase::Created, true) => Meets::Same,
+        (ContainerPhase::Removing, _) => Meets::Await,
+        _ => Meets::Refuse,
+    }
+}
+
+/// Refuses what this host or this build cannot honour in a pod.
+pub(crate) fn check_pod(spec: &PodSpec, host: &Host) -> Result<()> {
+    let at = "linux.security_context";
+    check_security(at, &spec.security, host, false)?;
+    if spec.namespaces.user {
+        let field = format!("{at}.namespace_options.userns_options.mode");
+        return Err(Error::invalid(field, "POD", "user namespaces are not supported yet"));
+    }
+    for (name, value) in &spec.sysctls {
+        check_sysctl(spec, name, value)?;
+    }
+    crate::ports::bandwidth(spec)?;
+    if spec.namespaces.network == Scope::Node
+        && let Some(port) =
+            spec.port_mappings.iter().find(|p| p.host_port != 0 && p.host_port != p.container_port)
+    {
+        return Err(Error::invalid(
+            "port_mappings.host_port",
+            port.host_port.to_string(),
+            format!("a pod on the host's network listens on its own port {}", port.container_port),
+        ));
+    }
+    Ok(())
+}
+
+/// Only what belongs to a namespace of the pod's own may be set.
+fn check_sysctl(spec: &PodSpec, name: &str, value: &str) -> Result<()> {
+    const IPC: &[&str] = &[
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    const UTS: &[&str] = &["kernel.domainname"];
+    let dotted = name.replace('/', ".");
+    let host = |scope: &Scope| *scope == Scope::Node;
+    let (known, hosts) = if dotted.starts_with("net.") {
+        (true, host(&spec.namespaces.network))
+    } else if dotted.starts_with("fs.mqueue.") || IPC.contains(&dotted.as_str()) {
+        (true, host(&spec.namespaces.ipc))
+    } else {
+        (UTS.contains(&dotted.as_str()), host(&spec.namespaces.network))
+    };
+    let refuse = |why: &str| Err(Error::invalid(format!("linux.sysctls[{name}]"), value, why));
+    match (known, hosts) {
+        (false, _) => refuse("this sysctl belongs to no namespace"),
+        (true, true) => refuse("the pod shares the host's namespace of this sysctl"),
+        (true, false) => Ok(()),
+    }
+}
+
+/// Refuses what this host or this build cannot honour in a container of `pod`.
+pub(crate) fn check_container(spec: &ContainerSpec, pod: &PodSpec, host: &Host) -> Result<()> {
+    let at = "linux.security_context";
+    check_security(at, &spec.security, host, spec.privileged)?;
+    if spec.privileged && !pod.privileged {
+        let field = format!("{at}.privileged");
+        return Err(Error::invalid(field, "true", "the pod sandbox is not privileged"));
+    }
+    if spec.namespaces.user {
+        let field = format!("{at}.namespace_options.userns_options.mode");
+        return Err(Error::invalid(field, "POD", "user namespaces are not supported yet"));
+    }
+    if let Scope::Target(id) = &spec.namespaces.pid {
+        let field = format!("{at}.namespace_options.target_id");
+        return Err(Error::invalid(
+            field,
+            id.as_str(),
+            "a target's namespaces are not supported yet",
+        ));
+    }
+    if let Some(device) = spec.cdi_devices.first() {
+        return Err(Error::invalid("CDI_devices", device.as_str(), "CDI is not supported yet"));
+    }
+    check_mounts(spec)
+}
+
+fn check_mounts(spec: &ContainerSpec) -> Result<()> {
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        let field = |name: &str| format!("mounts[{index}].{name}");
+        if let Some(image) = &mount.image {
+            let why = "image volumes are not supported yet";
+            return Err(Error::invalid(field("image"), image.as_str(), why));
+        }
+        if mount.id_mapped {
+            let why = "mapped ids are not supported yet";
+            return Err(Error::invalid(field("uidMappings"), mount.container_path.as_str(), why));
+        }
+        let plain = mount.readonly && mount.propagation == Propagation::Private;
+        if mount.recursive_read_only && !plain {
+            let why = "it needs readonly, and private propagation";
+            return Err(Error::invalid(field("recursive_read_only"), "true", why));
+        }
+        if mount.host_path.is_empty() {
+            return Err(Error::invalid(field("host_path"), "", "it names nothing"));
+        }
+    }
+    Ok(())
+}
+
+fn check_security(at: &str, asked: &Security, host: &Host, privileged: bool) -> Result<()> {
+    match &asked.seccomp {
+        // As everywhere, a privileged container is not filtered.
+        _ if privileged => {}
+        None | Some(Profile::Unconfined) => {}
+        Some(profile) => {
+            let why = "seccomp filters are not supported yet; only Unconfined is";
+            return Err(Error::invalid(format!("{at}.seccomp"), profile.text(), why));
+        }
+    }
+    match &asked.apparmor {
+        _ if privileged => {}
+        None | Some(Profile::Unconfined) => {}
+        // Where the kernel has no AppArmor there is nothing to confine with, here as elsewhere.
+        Some(Profile::RuntimeDefault) if !host.apparmor => {}
+        Some(profile) => {
+            let why = "AppArmor profiles are not supported yet";
+            return Err(Error::invalid(format!("{at}.apparmor"), profile.text(), why));
+        }
+    }
+    match &asked.selinux {
+        Some(label) if host.selinux && *label != super::spec::SelinuxLabel::default() => {
+            let value = format!("{}:{}:{}:{}", label.user, label.role, label.kind, label.level);
+            let why = "SELinux labels are not supported yet";
+            Err(Error::invalid(format!("{at}.selinux_options"), value, why))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Profile {
+    fn text(&self) -> String {
+        match self {
+            Self::RuntimeDefault => "RuntimeDefault".to_owned(),
+            Self::Unconfined => "Unconfined".to_owned(),
+            Self::Localhost(name) => format!("Localhost:{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::tests::{container_spec, pod_spec};
+
+    #[test]
+    fn a_retry_never_meets_a_reserved_name() {
+        use Phase::*;
+        let cases = [
+            (Making, true, Meets::Join),
+            (Making, false, Meets::Supersede),
+            (Ready, true, Meets::Same),
+            (Ready, false, Meets::Refuse),
+            (NotReady, true, Meets::Refuse),
+            (Removing, true, Meets::Await),
+            (Gone, false, Meets::Await),
+        ];
+        for (phase, equal, meets) in cases {
+            assert_eq!(pod_meets(phase, equal), meets, "{phase:?} {equal}");
+        }
+        assert_eq!(container_meets(ContainerPhase::Making, true), Meets::Join);
+        assert_eq!(container_meets(ContainerPhase::Created, true), Meets::Same);
+        assert_eq!(container_meets(ContainerPhase::Exited, true), Meets::Refuse);
+    }
+
+    fn field(result: Result<()>) -> String {
+        match result {
+            Err(Error::Invalid { field, .. }) => field,
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_by_name() {
+        let host = Host { selinux: true, ..Host::default() };
+        let pod = pod_spec();
+        let with = |change: &dyn Fn(&mut ContainerSpec)| {
+            let mut spec = container_spec();
+            change(&mut spec);
+            field(check_container(&spec, &pod, &host))
+        };
+        assert_eq!(with(&|_| ()), "Ok(())");
+        assert_eq!(with(&|s| s.security.seccomp = Some(Profile::Unconfined)), "Ok(())");
+        let seccomp = "linux.security_context.seccomp";
+        assert_eq!(with(&|s| s.security.seccomp = Some(Profile::RuntimeDefault)), seccomp);
+        let apparmor = "linux.security_context.apparmor";
+        assert_eq!(with(&|s| s.security.apparmor = Some(Profile::Localhost("x".into()))), apparmor);
+        let selinux = "linux.security_context.selinux_options";
+        assert_eq!(
+            with(&|s| s.security.selinux = Some(super::super::spec::SelinuxLabel {
+                level: "s0".into(),
+                ..Default::default()
+            })),
+            selinux
+        );
+        let user = "linux.security_context.namespace_options.userns_options.mode";
+        assert_eq!(with(&|s| s.namespaces.user = true), user);
+        assert_eq!(with(&|s| s.cdi_devices.push("v.com/gpu=0".into())), "CDI_devices");
+        assert_eq!(with(&|s| s.privileged = true), "linux.security_context.privileged");
+    }
+
+    #[test]
+    fn sysctls_stay_inside_the_pod() {
+        let cases = [
+            ("net.ipv4.ip_forward", Scope::Pod, true),
+            ("net/ipv4/ip_forward", Scope::Pod, true),
+            ("net.ipv4.ip_forward", Scope::Node, false),
+            ("kernel.shm_rmid_forced", Scope::Pod, true),
+            ("fs.mqueue.msg_max", Scope::Pod, true),
+            ("kernel.hostname", Scope::Pod, false),
+            ("vm.swappiness", Scope::Pod, false),
+        ];
+        for (name, network, good) in cases {
+            let mut spec = pod_spec();
+            spec.namespaces.network = network;
+            spec.sysctls.insert(name.into(), "1".into());
+            assert_eq!(check_pod(&spec, &Host::default()).is_ok(), good, "{name}");
+        }
+    }
+}
