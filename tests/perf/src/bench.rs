@@ -54,16 +54,15 @@ enum Which {
 }
 
 impl Options {
-    fn kinds(&self) -> Vec<Kind> {
-        let berth = Kind::Berth { bin: self.dist.clone() };
-        let peer = match self.peer {
+    fn kinds(&self) -> Result<Vec<Kind>> {
+        let peer = || match self.peer {
             Peer::Containerd => Kind::Containerd { bin: self.peer_bin.clone() },
         };
-        match self.only {
-            None => vec![berth, peer],
-            Some(Which::Berth) => vec![berth],
-            Some(Which::Containerd) => vec![peer],
-        }
+        Ok(match self.only {
+            None => vec![Kind::berth(&self.dist)?, peer()],
+            Some(Which::Berth) => vec![Kind::berth(&self.dist)?],
+            Some(Which::Containerd) => vec![peer()],
+        })
     }
 
     fn suites(&self) -> &[Suite] {
@@ -79,10 +78,11 @@ impl Options {
 pub(crate) async fn run(options: &Options) -> Result<()> {
     let ground = Ground::prepare(options)?;
     let mut targets = Vec::new();
-    for kind in options.kinds() {
+    let kinds = options.kinds()?;
+    let mut report = Report::new(kinds.iter().map(Side::of).collect());
+    for kind in kinds {
         targets.push(ground.target(kind).await?);
     }
-    let mut report = Report::new(options.kinds().iter().map(Side::of).collect());
     for suite in options.suites() {
         // There and back again: a drift of the machine's speed hits both sides alike.
         let there = 0..targets.len();
@@ -170,13 +170,11 @@ impl Ground {
         let name = kind.name().to_owned();
         let instance = format!("berth-perf-{}-{name}", std::process::id());
         let dir = instance::directory(&instance);
-        let cni = dir.join("net.d");
-        self.chain.write(&cni, &name)?;
+        self.chain.write(&instance::net_dir(&dir), &name)?;
         let settings = Settings {
-            cni,
-            registries: self.registries(),
+            registries: Some(self.registries()),
             pause: self.image("pause"),
-            preload: PathBuf::new(),
+            preload: None,
         };
         let instance = Instance::start(kind, &instance, &settings).await?;
         let logs = dir.join("logs");

@@ -96,8 +96,8 @@ struct Demo {
 impl Demo {
     async fn start(options: &Options, name: &str, preload: &Preload) -> Result<Self> {
         let start = async {
-            let kind = Kind::Berth { bin: options.dist.clone() };
-            let settings = Settings { preload: preload.dir.clone(), ..Settings::default() };
+            let kind = Kind::berth(&options.dist)?;
+            let settings = Settings { preload: Some(preload.dir.clone()), ..Settings::default() };
             let instance = Instance::start(kind, name, &settings).await?;
             let told = format!("root, state and socket in {}", instance.dir().display());
             Ok((instance, told))

@@ -25,6 +25,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Berth from this directory, which may be relative.
+    pub(crate) fn berth(dist: &Path) -> Result<Self> {
+        let bin = dist.canonicalize().with_context(|| format!("find {}", dist.display()))?;
+        Ok(Self::Berth { bin })
+    }
+
     /// The runtime's name in tables.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -65,14 +71,12 @@ impl Kind {
 /// What a daemon is started with, beside its own directories.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
-    /// The directory of CNI configurations; empty means none.
-    pub(crate) cni: PathBuf,
     /// The directory of `HOST/hosts.toml` files.
-    pub(crate) registries: PathBuf,
+    pub(crate) registries: Option<PathBuf>,
     /// The image of the pause container, for runtimes that need one.
     pub(crate) pause: String,
     /// Archives that are in the store from the start.
-    pub(crate) preload: PathBuf,
+    pub(crate) preload: Option<PathBuf>,
 }
 
 /// A running daemon. Dropped, it is killed, with what it left running; its directory goes.
@@ -231,6 +235,16 @@ fn mounts_below(dir: &Path) -> Result<Vec<String>> {
     Ok(points.filter(|point| Path::new(point).starts_with(dir)).map(str::to_owned).collect())
 }
 
+/// Where the daemon in this directory looks for CNI configurations.
+pub(crate) fn net_dir(dir: &Path) -> PathBuf {
+    dir.join("net.d")
+}
+
+/// A directory need not exist.
+fn registries(dir: &Path, settings: &Settings) -> PathBuf {
+    settings.registries.clone().unwrap_or_else(|| dir.join("certs.d"))
+}
+
 fn socket(dir: &Path) -> PathBuf {
     dir.join("cri.sock")
 }
@@ -259,10 +273,8 @@ fn path(kind: &Kind) -> OsString {
 }
 
 fn berth_config(bin: &Path, dir: &Path, settings: &Settings, slice: &Slice) -> String {
-    let preload = match settings.preload.as_os_str().is_empty() {
-        true => String::new(),
-        false => format!("[image]\npreload = {:?}\n", settings.preload),
-    };
+    let preload = settings.preload.as_ref();
+    let preload = preload.map_or(String::new(), |dir| format!("[image]\npreload = {dir:?}\n"));
     format!(
         "root = {:?}\nstate = {:?}\n{preload}\
          [cri]\nsocket = {:?}\n\
@@ -277,8 +289,8 @@ fn berth_config(bin: &Path, dir: &Path, settings: &Settings, slice: &Slice) -> S
         slice.path("pods"),
         bin.join("containerd-shim-berth-v1"),
         slice.path("shims"),
-        settings.cni,
-        settings.registries,
+        net_dir(dir),
+        registries(dir, settings),
     )
 }
 
@@ -304,8 +316,8 @@ fn containerd_config(dir: &Path, settings: &Settings, runc: PathBuf) -> String {
         dir.join("state"),
         socket(dir),
         settings.pause,
-        settings.cni,
-        settings.registries,
+        net_dir(dir),
+        registries(dir, settings),
     )
 }
 
