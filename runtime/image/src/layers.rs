@@ -1,6 +1,7 @@
 //! Getting an image's layers: all at once, each in one pass, then fitted from the bottom up.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures_util::future::try_join_all;
 use tokio::sync::{Semaphore, mpsc};
@@ -15,14 +16,14 @@ use crate::store::layer::{LayerHold, LayerKey, LayerRecord, Staging, chain_ids};
 use crate::store::{self, Store};
 use crate::unpack::{self, Below, Counts, Expected, Facts, Piece};
 
-/// Pieces of a blob that wait to be inflated. A piece is one read of a socket.
-const PIECES: usize = 16;
+/// Pieces of a blob that wait to be inflated. A piece is one read of a socket, 256 KiB at most.
+const PIECES: usize = 8;
 
 /// Where blobs come from: a registry or an archive.
 pub(crate) trait Blobs: Send + Sync + 'static {
     /// Brings the blob piece by piece. A receiver that went away is no error.
     fn send(
-        &self,
+        self: Arc<Self>,
         blob: Descriptor,
         to: mpsc::Sender<Piece>,
     ) -> impl Future<Output = Result<(), Error>> + Send;
@@ -32,8 +33,25 @@ pub(crate) trait Blobs: Send + Sync + 'static {
 pub(crate) struct Layers {
     store: Arc<Store>,
     flights: Flights<Digest, Result<Arc<Unpacked>, Arc<Error>>>,
-    chains: tokio::sync::Mutex<()>,
+    chains: Turns,
     limit: Arc<Semaphore>,
+}
+
+/// A lock for each chain that is being fitted.
+#[derive(Default)]
+struct Turns(Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    fn of(&self, chain_id: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = turns.get(chain_id).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        turns.insert(chain_id.clone(), Arc::downgrade(&turn));
+        turn
+    }
 }
 
 /// A layer after its own pass.
@@ -55,7 +73,7 @@ struct Wanted {
 impl Layers {
     pub(crate) fn new(store: Arc<Store>, parallel: usize) -> Self {
         let limit = Arc::new(Semaphore::new(parallel.max(1)));
-        Self { store, flights: Flights::new(), chains: tokio::sync::Mutex::new(()), limit }
+        Self { store, flights: Flights::new(), chains: Turns::default(), limit }
     }
 
     /// Claims on all layers, bottom first. What is not in the store is brought there; dropping
@@ -127,8 +145,9 @@ impl Layers {
         unpacked: Arc<Unpacked>,
         below: &[Arc<LayerHold>],
     ) -> Result<Arc<LayerHold>, Error> {
-        // One at a time: rare and mostly quick, and two images may want the same.
-        let _turn = self.chains.lock().await;
+        // Two images may want the same; the second finds what the first made.
+        let turn = self.chains.of(&layer.chain_id);
+        let _turn = turn.lock().await;
         if let Some(hold) = self.known(layer) {
             return Ok(hold);
         }
@@ -216,7 +235,7 @@ async fn stream(
         diff_id: layer.diff_id.clone(),
     };
     let unpacking = blocking(move || unpack_into_staging(&store, receiver, &expected, below));
-    let (sent, made) = tokio::join!(blobs.send(layer.blob.clone(), sender), unpacking);
+    let (sent, made) = tokio::join!(blobs.clone().send(layer.blob.clone(), sender), unpacking);
     match (sent, made) {
         // A failed unpacking closes the channel; a failed download cuts the unpacking short.
         (Err(error), _) => Err(error),

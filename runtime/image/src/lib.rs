@@ -4,6 +4,7 @@
 //!
 //! - `registry/`: which hosts to ask, and asking them.
 //! - `manifest`, `platform`: what an image consists of, and which of several fits this machine.
+//! - `pull`, `archive`: the two ways an image comes in.
 //! - `layers`, `unpack/`: each layer in one pass from the network to a directory.
 //! - `store/`: what is on disk, who needs it, what survives a crash.
 //! - `snapshot/`: writable layers, and reading from images without mounting them.
@@ -11,6 +12,7 @@
 //! Nothing here knows of pods or of gRPC.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod digest;
 mod error;
 mod flight;
@@ -24,7 +26,7 @@ mod snapshot;
 mod store;
 mod unpack;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
@@ -112,6 +114,17 @@ impl ImageStore {
         result.map_err(|source| Error::Pull { reference: reference.to_string(), source })
     }
 
+    /// Imports the images of an OCI image layout in a tar (not compressed), as far as they fit
+    /// this machine, under the names their annotations give. Returns their ids in the archive's
+    /// order; on error, images before the failing one have been imported.
+    pub async fn import_oci_archive(&self, path: &Path) -> Result<Vec<ImageId>, Error> {
+        let (store, layers) = (self.store.clone(), self.layers.clone());
+        archive::import(store, layers, path.to_owned()).await.map_err(|source| Error::Import {
+            path: path.display().to_string(),
+            source: Box::new(source),
+        })
+    }
+
     /// All images, one entry per id, ordered by it. Waits for nothing.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Image>> {
@@ -136,6 +149,19 @@ impl ImageStore {
     #[must_use]
     pub fn fs_usage(&self) -> FsUsage {
         self.store.usage()
+    }
+
+    /// What all containers have written, by walking it: never fails.
+    pub async fn writable_usage(&self) -> FsUsage {
+        let store = self.store.clone();
+        let walk = tokio::task::spawn_blocking(move || store.writable_usage(None));
+        walk.await.unwrap_or_else(|_| FsUsage { bytes: 0, inodes: 0, ..self.fs_usage() })
+    }
+
+    /// What one container has written; nothing, if it has no writable layer.
+    pub async fn snapshot_usage(&self, container: &str) -> Result<FsUsage, Error> {
+        let (store, container) = (self.store.clone(), container.to_owned());
+        blocking(move || snapshot::usage(&store, &container)).await
     }
 
     /// Makes the container's writable layer, or finds it again. It and the image's layers stay

@@ -126,7 +126,6 @@ pub(crate) enum Document {
 pub(crate) struct IndexEntry {
     pub(crate) descriptor: Descriptor,
     pub(crate) platform: Option<Platform>,
-    #[expect(dead_code, reason = "names images in archives, whose import comes next")]
     pub(crate) annotations: std::collections::BTreeMap<String, String>,
 }
 

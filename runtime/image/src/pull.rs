@@ -62,7 +62,7 @@ async fn choose(source: &Source, top: Fetched) -> Result<(Manifest, Vec<u8>), Er
 }
 
 impl Blobs for Source {
-    async fn send(&self, blob: Descriptor, to: mpsc::Sender<Piece>) -> Result<(), Error> {
+    async fn send(self: Arc<Self>, blob: Descriptor, to: mpsc::Sender<Piece>) -> Result<(), Error> {
         let mut body = self.blob(&blob).await?;
         while let Some(data) = body.next().await? {
             if to.send(Piece::Data(data)).await.is_err() {

@@ -16,6 +16,8 @@ use tokio::time::timeout;
 use super::hosts::Host;
 use super::{Error, RegistryConfig, tls};
 
+/// What one connection reads ahead: bounds the pieces that wait in memory.
+const READ_BUFFER: usize = 256 << 10;
 const MAX_REDIRECTS: usize = 5;
 /// How much of a refusal's body is read for its message.
 const MAX_REFUSAL: u64 = 64 << 10;
@@ -41,7 +43,9 @@ impl Client {
             .enable_http1()
             .wrap_connector(http);
         Ok(Self {
-            inner: HyperClient::builder(TokioExecutor::new()).build(https),
+            inner: HyperClient::builder(TokioExecutor::new())
+                .http1_max_buf_size(READ_BUFFER)
+                .build(https),
             headers: header_map(host)?,
             response_timeout: config.connect_timeout.saturating_add(config.response_timeout),
             stall_timeout: config.stall_timeout,

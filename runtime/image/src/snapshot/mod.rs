@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::error::{ErrorKind, io_kind};
 use crate::store::layer::{LayerKey, LayerRecord};
-use crate::store::{Image, Layout, Store, make_root, open_dir, record};
+use crate::store::{FsUsage, Image, Layout, Store, make_root, open_dir, record};
 use crate::unpack::node;
 use view::MergedView;
 
@@ -114,7 +114,7 @@ pub(crate) fn prepare(
     image: &Image,
 ) -> Result<Snapshot, crate::Error> {
     check_id(container)?;
-    let _claim = store.claim_snapshot(container, image)?;
+    let _claim = store.claim_layers(image)?;
     if let Some(lease) = store.lease(container) {
         if lease.image.as_ref() != Some(&image.id) {
             let has = lease.image.as_ref().map_or_else(|| "unknown".to_owned(), Digest::to_string);
@@ -191,6 +191,12 @@ fn snapshot(store: &Store, container: &str, image: &Image) -> Result<Snapshot, c
     }
     let home = store.layout.snapshot(container);
     Ok(Snapshot { lower, upper: home.join("fs"), work: home.join("work") })
+}
+
+/// What the container has written. Blocks.
+pub(crate) fn usage(store: &Store, container: &str) -> Result<FsUsage, crate::Error> {
+    check_id(container)?;
+    Ok(store.writable_usage(Some(container)))
 }
 
 /// Removes the container's writable layer and its claim. One that is not there is well. Blocks.

@@ -44,12 +44,9 @@ impl Store {
             tracing::debug!(%key, "layer removed");
             self.discard(&self.layout.layer(&key.short()));
         }
-        if !unneeded.is_empty() {
-            self.sync_dir(&self.layout.layers());
-        }
     }
 
-    pub(super) fn sync_dir(&self, path: &Path) {
+    fn sync_dir(&self, path: &Path) {
         if let Err(error) = record::sync(path) {
             tracing::warn!(path = %path.display(), %error, "cannot sync a directory");
         }
@@ -103,7 +100,15 @@ impl Store {
     fn empty_trash(&self) {
         let trash = self.layout.trash();
         let Ok(entries) = std::fs::read_dir(&trash) else { return };
-        for entry in entries.flatten() {
+        let entries: Vec<_> = entries.flatten().collect();
+        if entries.is_empty() {
+            return;
+        }
+        // That they left their places must be on disk before their contents go.
+        for dir in [self.layout.images(), self.layout.layers(), self.layout.snapshots()] {
+            self.sync_dir(&dir);
+        }
+        for entry in entries {
             let path = entry.path();
             let result = match entry.file_type() {
                 Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(&path),

@@ -101,7 +101,6 @@ impl Store {
             _ => {}
         }
         self.write().images.remove(&image.id);
-        self.sync_dir(&self.layout.images());
         self.collect_unneeded();
         Ok(())
     }

@@ -1,30 +1,40 @@
 //! Containers' claims on layers, and what all of it uses.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
 
 use super::layer::LayerRecord;
 use super::{Error, Image, Store};
 use crate::snapshot::Lease;
 
-/// What the store uses of a file system.
+/// What the layers, or the writable layers, use of a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FsUsage {
     /// The store's directory.
     pub mountpoint: PathBuf,
-    /// Disk space of the unpacked layers.
+    /// Disk space, in whole blocks.
     pub bytes: u64,
-    /// Inodes of the unpacked layers.
+    /// Files, directories and all other nodes.
     pub inodes: u64,
+}
+
+/// Adds up a directory tree. What vanishes or cannot be read meanwhile is passed over.
+fn measure(path: &Path, usage: &mut FsUsage) {
+    let Ok(meta) = path.symlink_metadata() else { return };
+    usage.inodes = usage.inodes.saturating_add(1);
+    usage.bytes = usage.bytes.saturating_add(meta.blocks().saturating_mul(512));
+    if !meta.is_dir() {
+        return;
+    }
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        measure(&entry.path(), usage);
+    }
 }
 
 impl Store {
     /// Lets nothing of the image go while its lease is being written.
-    pub(crate) fn claim_snapshot(
-        &self,
-        _container: &str,
-        image: &Image,
-    ) -> Result<MutexGuard<'_, ()>, Error> {
+    pub(crate) fn claim_layers(&self, image: &Image) -> Result<MutexGuard<'_, ()>, Error> {
         let writer = self.writer();
         self.layer_records(image)?;
         Ok(writer)
@@ -77,5 +87,16 @@ impl Store {
             bytes: records().map(|r| r.bytes).fold(0, u64::saturating_add),
             inodes: records().map(|r| r.inodes).fold(0, u64::saturating_add),
         }
+    }
+
+    /// What containers have written, by walking it; of one container, or of all. Blocks.
+    pub(crate) fn writable_usage(&self, container: Option<&str>) -> FsUsage {
+        let mountpoint = self.layout.root().to_owned();
+        let mut usage = FsUsage { mountpoint, bytes: 0, inodes: 0 };
+        let all = || self.snapshots();
+        for container in container.map_or_else(all, |one| vec![one.to_owned()]) {
+            measure(&self.layout.snapshot(&container).join("fs"), &mut usage);
+        }
+        usage
     }
 }

@@ -160,7 +160,7 @@ impl Store {
 /// One store, one process: two would take each other's layers for unneeded.
 fn lock(layout: &Layout) -> Result<std::os::fd::OwnedFd, Error> {
     let path = layout.lock();
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
     let file = rustix::fs::openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|e| Error::io("open", &path)(e.into()))?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {

@@ -59,8 +59,23 @@ impl Applier {
         Self { root, facts, below, counts, dir_times, last: None }
     }
 
-    /// Applies one entry, reading its content.
+    /// Applies one entry, reading its content. Where the layers below may make the difference,
+    /// what cannot be applied is noted and left to the second pass, which knows them.
     pub(super) fn apply(
+        &mut self,
+        entry: &Entry,
+        reader: &mut TarReader<impl BufRead>,
+    ) -> Result<(), Error> {
+        match self.try_apply(entry, reader) {
+            Err(Error::Entry { .. }) if self.below.is_none() && !self.facts.stands_alone() => {
+                self.facts.unapplied = true;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn try_apply(
         &mut self,
         entry: &Entry,
         reader: &mut TarReader<impl BufRead>,
@@ -91,10 +106,8 @@ impl Applier {
             node::set_time_at(self.root.as_fd(), name, *mtime)
                 .map_err(write_error("set the time of", path))?;
         }
-        if let Some(below) = self.below.take()
-            && !compose::fit(&self.root, &self.facts, &below.view)?
-        {
-            return Err(entry_error(b"", "does not fit the layers below"));
+        if let Some(below) = self.below.take() {
+            compose::copy_attributes(&self.root, &self.facts, &below.view)?;
         }
         Ok((self.facts, self.counts))
     }
@@ -118,7 +131,8 @@ impl Applier {
         }
         let place = self.walk(&parts, true)?;
         let place = place.ok_or_else(|| entry_error(&parts.join(&b'/'), "is missing"))?;
-        self.last = Some((parts, place.clone()));
+        // With the layers below in view, any new node may put a symlink there out of sight.
+        self.last = self.below.is_none().then(|| (parts, place.clone()));
         Ok(place)
     }
 
@@ -188,6 +202,9 @@ impl Applier {
         let meta = meta(entry)?;
         let fail = write_error("make the directory", &path);
         let dir = self.make_dir(place, name, &path).map_err(&fail)?;
+        if self.dir_times.contains_key(&path) {
+            node::clear_xattrs(dir.as_fd()).map_err(&fail)?;
+        }
         if self.facts.implicit.remove(&path) {
             self.facts.late.insert(path.clone());
         }
@@ -213,7 +230,7 @@ impl Applier {
                 rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
                 let dir = node::open_dir(parent, name)?;
                 node::set_opaque(dir.as_fd())?;
-                self.facts.opaques.insert(path.to_vec());
+                self.facts.replaced.insert(path.to_vec());
                 self.last = None;
                 return Ok(dir);
             }
@@ -280,7 +297,7 @@ impl Applier {
             }
         }
         if self.below.is_none() {
-            self.facts.foreign_links = true;
+            self.facts.unapplied = true;
             return Ok(None);
         }
         let place = self.walk(parts, true)?;

@@ -10,23 +10,37 @@ use super::node::{copy_dir_meta, open_dir};
 use super::{Error, write_error};
 use crate::snapshot::view::MergedView;
 
-/// Gives implicit directories the metadata of their namesakes below. `false` when a namesake is
-/// no directory or a hard link's target is missing: then only unpacking anew helps.
+/// Completes a layer that was unpacked without regard to those below. `false` where that is not
+/// enough: a directory is something else below, or an entry could not be applied.
 pub(super) fn fit(root: &OwnedFd, facts: &Facts, below: &MergedView) -> Result<bool, Error> {
-    if facts.foreign_links {
+    if facts.unapplied {
         return Ok(false);
     }
-    for path in facts.implicit.iter().chain(&facts.late).filter(|path| !facts.hides(path)) {
+    let implicit = facts.implicit.iter().filter(|path| !facts.hides(path));
+    let late = facts.late.iter().filter(|path| !facts.removes(path));
+    for path in implicit.chain(late) {
         let found = below.peek(path).map_err(write_error("look below for", path))?;
-        let Some(found) = found else { continue };
-        if found.file_type() != FileType::Directory {
+        if found.is_some_and(|found| found.file_type() != FileType::Directory) {
             return Ok(false);
         }
-        if facts.implicit.contains(path) {
+    }
+    copy_attributes(root, facts, below)?;
+    Ok(true)
+}
+
+/// Gives implicit directories the owner, mode, attributes and times of their namesakes below.
+pub(super) fn copy_attributes(
+    root: &OwnedFd,
+    facts: &Facts,
+    below: &MergedView,
+) -> Result<(), Error> {
+    for path in facts.implicit.iter().filter(|path| !facts.hides(path)) {
+        let found = below.peek(path).map_err(write_error("look below for", path))?;
+        if let Some(found) = found.filter(|found| found.file_type() == FileType::Directory) {
             copy(root, path, &found.fd).map_err(write_error("copy the attributes of", path))?;
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 fn copy(root: &OwnedFd, path: &[u8], from: &OwnedFd) -> io::Result<()> {

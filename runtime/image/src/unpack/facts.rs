@@ -11,15 +11,19 @@ pub(super) type Path = Vec<u8>;
 pub(crate) struct Facts {
     /// Directories that something lies in but that have no entry of their own.
     pub(super) implicit: BTreeSet<Path>,
-    /// Directories whose own entry came only after something lay in them: below, such a path
-    /// may have been a symlink when it was first used.
+    /// Directories that got an entry, or were replaced, only after something lay in them: below,
+    /// such a path may be a symlink, and what lay there lies elsewhere.
     pub(super) late: BTreeSet<Path>,
     /// Names removed from the layers below.
     pub(super) whiteouts: BTreeSet<Path>,
-    /// Directories that hide what the layers below have in them; the empty path is the root.
+    /// Directories whose contents are removed from the layers below; the empty path is the root.
     pub(super) opaques: BTreeSet<Path>,
-    /// A hard link's target is not in the layer.
-    pub(super) foreign_links: bool,
+    /// Directories that took the place of something else in the layer, which hide what the
+    /// layers below have in them from then on.
+    pub(super) replaced: BTreeSet<Path>,
+    /// An entry could not be applied without regard to the layers below: mostly a hard link
+    /// whose target is there.
+    pub(super) unapplied: bool,
     /// The root directory has an entry.
     pub(super) root_entry: bool,
 }
@@ -27,7 +31,7 @@ pub(crate) struct Facts {
 impl Facts {
     /// The layer is the same above any other.
     pub(crate) fn stands_alone(&self) -> bool {
-        self.implicit.is_empty() && self.late.is_empty() && !self.foreign_links
+        self.implicit.is_empty() && self.late.is_empty() && !self.unapplied
     }
 
     /// The root directory has an entry: its owner, mode and so on are the layer's own.
@@ -41,22 +45,32 @@ impl Facts {
         self.opaques.contains(&b""[..])
     }
 
-    /// Whether what the layers below have at `path` is hidden by this layer's whiteouts.
+    /// Whether what the layers below have at `path` is hidden by now.
     pub(super) fn hides(&self, path: &[u8]) -> bool {
-        let slashes = path.iter().enumerate().filter(|&(_, &b)| b == b'/').map(|(at, _)| at);
-        let strict = std::iter::once(0).chain(slashes).filter_map(|at| path.get(..at));
-        let mut all = strict.clone().chain(std::iter::once(path));
-        let mut strict = strict;
-        all.any(|p| self.whiteouts.contains(p))
-            || !path.is_empty() && strict.any(|p| self.opaques.contains(p))
+        self.removes(path) || prefixes(path).any(|p| self.replaced.contains(p))
+    }
+
+    /// Whether the layer removes what those below have at `path`, wherever in the tar it says
+    /// so: removals come before all that a layer brings.
+    pub(super) fn removes(&self, path: &[u8]) -> bool {
+        self.whiteouts.contains(path)
+            || prefixes(path).any(|p| self.whiteouts.contains(p) || self.opaques.contains(p))
     }
 
     /// The directory at `path` and all below it are gone from the layer.
     pub(super) fn forget(&mut self, path: &[u8]) {
-        let keep = |known: &Path| known != path && !is_below(known, path);
-        self.implicit.retain(keep);
-        self.late.retain(keep);
+        let gone = |known: &&Path| *known == path || is_below(known, path);
+        let gone: Vec<Path> = self.implicit.iter().filter(gone).cloned().collect();
+        self.implicit.retain(|known| !gone.contains(known));
+        self.late.extend(gone);
     }
+}
+
+/// The directories that a path lies in, the root among them; none for the root itself.
+fn prefixes(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|&(_, &b)| b == b'/').map(|(at, _)| at);
+    let root = (!path.is_empty()).then_some(0);
+    root.into_iter().chain(slashes).filter_map(|at| path.get(..at))
 }
 
 pub(super) fn is_below(path: &[u8], dir: &[u8]) -> bool {
@@ -95,12 +109,13 @@ mod tests {
     }
 
     #[test]
-    fn forgetting_a_directory_forgets_what_is_below_it() {
+    fn what_is_replaced_is_no_longer_implicit() {
         let mut facts = Facts::default();
         facts.implicit.extend([b"a".to_vec(), b"a/b".to_vec(), b"ab".to_vec()]);
-        facts.late.insert(b"a/c".to_vec());
         facts.forget(b"a");
         assert_eq!(facts.implicit.iter().collect::<Vec<_>>(), [b"ab"]);
-        assert!(facts.late.is_empty() && !facts.stands_alone());
+        // That something lay there may still matter, if a symlink is there below.
+        assert_eq!(facts.late.iter().collect::<Vec<_>>(), [&b"a"[..], b"a/b"]);
+        assert!(!facts.stands_alone());
     }
 }

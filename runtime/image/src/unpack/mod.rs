@@ -12,6 +12,8 @@ mod pipe;
 mod tar;
 mod walk;
 
+use std::collections::HashMap;
+use std::io::{BufRead, Seek};
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
@@ -167,4 +169,20 @@ fn entry_error(path: &[u8], reason: &'static str) -> Error {
 fn write_error(action: &'static str, path: &[u8]) -> impl Fn(std::io::Error) -> Error + use<> {
     let path = String::from_utf8_lossy(path).into_owned();
     move |source| Error::Write { action, path: path.clone(), source }
+}
+
+/// Where the files of a tar begin, and how long they are.
+pub(crate) fn tar_contents(
+    file: impl BufRead + Seek,
+) -> Result<HashMap<String, (u64, u64)>, TarError> {
+    let mut reader = tar::TarReader::new(file);
+    let mut members = HashMap::new();
+    while let Some(entry) = reader.next()? {
+        if entry.kind == tar::Kind::File {
+            let at = reader.inner_mut().stream_position()?;
+            let path = String::from_utf8_lossy(&entry.path);
+            members.insert(path.trim_start_matches("./").to_owned(), (at, entry.size));
+        }
+    }
+    Ok(members)
 }

@@ -143,19 +143,12 @@ pub(super) fn is_overlay_xattr(name: &[u8]) -> bool {
 pub(crate) fn read_meta(fd: BorrowedFd<'_>) -> io::Result<MetaOf> {
     let stat = rustix::fs::fstat(fd)?;
     let path = proc_path(fd);
-    let mut list = vec![0_u8; XATTR_MAX];
-    let used = match rustix::fs::listxattr(path.as_str(), &mut list[..]) {
-        Ok(used) => used,
-        Err(Errno::OPNOTSUPP) => 0,
-        Err(error) => return Err(error.into()),
-    };
     let mut xattrs = Vec::new();
-    let names = list.get(..used).unwrap_or_default().split(|&b| b == 0);
-    for name in names.filter(|name| !name.is_empty() && !is_overlay_xattr(name)) {
+    for name in xattr_names(&path)? {
         let mut value = vec![0_u8; XATTR_MAX];
-        let length = rustix::fs::getxattr(path.as_str(), name, &mut value[..])?;
+        let length = rustix::fs::getxattr(path.as_str(), name.as_slice(), &mut value[..])?;
         value.truncate(length);
-        xattrs.push((name.to_vec(), value));
+        xattrs.push((name, value));
     }
     let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
     let meta = Meta {
@@ -166,6 +159,26 @@ pub(crate) fn read_meta(fd: BorrowedFd<'_>) -> io::Result<MetaOf> {
         xattrs,
     };
     Ok(MetaOf { meta, stat })
+}
+
+/// All but overlayfs's own.
+fn xattr_names(path: &str) -> io::Result<Vec<Vec<u8>>> {
+    let mut list = vec![0_u8; XATTR_MAX];
+    let used = match rustix::fs::listxattr(path, &mut list[..]) {
+        Ok(used) => used,
+        Err(Errno::OPNOTSUPP) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let names = list.get(..used).unwrap_or_default().split(|&b| b == 0);
+    Ok(names.filter(|n| !n.is_empty() && !is_overlay_xattr(n)).map(<[u8]>::to_vec).collect())
+}
+
+/// Takes back the attributes that an earlier entry of the same directory gave.
+pub(super) fn clear_xattrs(fd: BorrowedFd<'_>) -> io::Result<()> {
+    for name in xattr_names(&proc_path(fd))? {
+        rustix::fs::fremovexattr(fd, name.as_slice())?;
+    }
+    Ok(())
 }
 
 /// A node's metadata and what the kernel says of it.

@@ -123,6 +123,12 @@ impl<R: BufRead> TarReader<R> {
         self.skip(u64::MAX).map(|_| ())
     }
 
+    /// Where the stream is; between [`next`](Self::next) and the first read of the content,
+    /// at that content.
+    pub(super) fn inner_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
     /// Where the stream came from.
     pub(super) fn into_inner(self) -> R {
         self.inner
