@@ -1,0 +1,30 @@
+//! The image store against a real registry and against lying ones. Runs as root.
+
+#[cfg(test)]
+mod badtars;
+#[cfg(test)]
+mod conduct;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod https;
+#[cfg(test)]
+mod images;
+#[cfg(test)]
+mod liar;
+#[cfg(test)]
+mod mounted;
+#[cfg(test)]
+mod nodes;
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod pull;
+#[cfg(test)]
+mod registry;
+#[cfg(test)]
+mod store;
+#[cfg(test)]
+mod tarball;
+#[cfg(test)]
+mod tree;
