@@ -8,6 +8,7 @@
 //! - [`failpoint`]: named steps that tests make fail. [`clock`]: time and boot.
 #![forbid(unsafe_code)]
 
+mod bandwidth;
 pub mod clock;
 pub mod config;
 pub mod cri;

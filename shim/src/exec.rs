@@ -51,6 +51,8 @@ pub(crate) struct ExecOutcome {
 pub(crate) struct Exec {
     engine: engine::Exec,
     to: ReplyTo,
+    /// The program was executed.
+    started: bool,
     status: Option<ExitStatus>,
     stdout: Option<u64>,
     stderr: Option<u64>,
@@ -94,7 +96,8 @@ impl Shim {
         drop((out_end, err_end));
 
         let outcome = ExecOutcome::default();
-        let exec = Exec { engine, to, status: None, stdout: None, stderr: None, outcome };
+        let exec =
+            Exec { engine, to, started: false, status: None, stdout: None, stderr: None, outcome };
         self.execs.insert(number, exec);
         let limit = if order.max_output == 0 { DEFAULT_OUTPUT } else { order.max_output };
         let sink = || Sink::Capture(Capture::new(limit));
@@ -135,7 +138,10 @@ impl Shim {
         }
         let again = match progress {
             Ok(Progress::Pending) => exec.engine.sync_fd(),
-            Ok(_) => None,
+            Ok(_) => {
+                exec.started = true;
+                None
+            }
             Err(error) => {
                 self.exec_failed(number, &error);
                 return;
@@ -150,8 +156,9 @@ impl Shim {
     /// The engine has undone everything already.
     fn exec_failed(&mut self, number: u64, error: &engine::Error) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
-        if exec.outcome.timed_out {
-            exec.status = Some(ExitStatus::Signal(9));
+        if let engine::Error::Died { status, .. } = error {
+            // Killed at its time limit or with its container, no matter how far it was.
+            exec.status = Some(*status);
             self.answer_exec(number);
         } else {
             self.forget_exec(number, Err(status_of("exec failed", error)));
@@ -170,7 +177,7 @@ impl Shim {
 
     /// The command's pidfd is readable.
     pub(crate) fn exec_process_ready(&mut self, number: u64) {
-        if self.execs.get(&number).is_some_and(|exec| exec.engine.sync_fd().is_some()) {
+        if self.execs.get(&number).is_some_and(|exec| !exec.started) {
             // What the child said before its end comes first.
             self.exec_launch_ready(number);
         }

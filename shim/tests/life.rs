@@ -143,6 +143,44 @@ fn malformed_orders_name_the_field() {
 }
 
 #[test]
+fn a_client_that_goes_away_changes_nothing() {
+    use containerd_shim_protos::protobuf::Message;
+    use std::io::Write;
+    let pod = Pod::new();
+    let mut request = ttrpc::Request::new();
+    request.service = "containerd.task.v3.Task".into();
+    request.method = "Create".into();
+    request.payload = pod.order("c", &["sleep", "1000"]).write_to_bytes().unwrap();
+    let payload = request.write_to_bytes().unwrap();
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes().to_vec();
+    frame.extend([0, 0, 0, 1, 1, 0]);
+    frame.extend(payload);
+    let mut socket = std::os::unix::net::UnixStream::connect(pod.dir.join("shim.sock")).unwrap();
+    socket.write_all(&frame).unwrap();
+    drop(socket);
+    until("the container is created", || {
+        pod.inventory().containers.first().is_some_and(|found| found.phase() == Phase::Created)
+    });
+    pod.start("c").unwrap();
+    pod.kill("c", 9).unwrap();
+    assert_eq!(pod.wait("c"), 137);
+}
+
+#[test]
+fn a_stop_ends_what_is_being_created() {
+    let pod = Pod::new();
+    let task = containerd_shim_protos::shim_sync::TaskClient::new(pod.connect());
+    let order = pod.order("c", &["sleep", "1000"]);
+    let create = std::thread::spawn(move || task.create(context(), &order));
+    pod.stop().unwrap();
+    // Whichever came first: it was refused, undone, or created and killed.
+    let created = create.join().unwrap();
+    let inventory = pod.inventory().containers;
+    assert!(inventory.iter().all(|container| container.phase() == Phase::Stopped), "{inventory:?}");
+    assert!(created.is_ok() || inventory.is_empty());
+}
+
+#[test]
 fn many_waits_are_pending_at_once_and_all_answered() {
     let pod = Pod::new();
     pod.run("c", &["sleep", "1000"]);
@@ -255,7 +293,7 @@ fn a_killed_shim_leaves_what_the_delete_verb_ends() {
     pod.gone = true;
     assert!(alive(first), "a container outlives its shim until it is killed");
     let delete = |bundle: &std::path::Path| {
-        let output = std::process::Command::new(common::SHIM)
+        let output = std::process::Command::new(common::shim())
             .args(["-namespace", "k8s.io", "-id", "x", "-bundle"])
             .arg(bundle)
             .arg("delete")

@@ -114,7 +114,7 @@ fn a_full_disk_blocks_nobody_and_the_loss_is_told() {
     fs::rename(&log, disk.0.join("old")).unwrap();
     fs::remove_file(disk.0.join("old")).unwrap();
     reopen(&pod, "c").unwrap();
-    fs::write(pod.root.join("c/upper/go"), "").unwrap();
+    pod.exec("c", &["sh", "-c", "echo > /go"]).unwrap();
     assert_eq!(pod.wait("c"), 0);
     let after = lines(&log);
     assert_eq!(after[0].0, "stderr");

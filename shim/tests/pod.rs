@@ -125,14 +125,15 @@ fn containers_share_a_pid_namespace_with_an_init_that_reaps() {
     let rss = fs::read_to_string(format!("/proc/{init}/smaps_rollup")).unwrap();
     println!("init: {}", rss.lines().find(|line| line.starts_with("Pss:")).unwrap());
     let open = fs::read_dir(format!("/proc/{init}/fd")).unwrap().count();
-    assert_eq!(open, 0, "the init has descriptors open");
+    assert!(open <= 1, "the init has descriptors open beside the one it waits at");
     pod.kill("a", 9).unwrap();
     assert_eq!(pod.wait("a"), 137);
     // What it left in the shared namespace is dead, and reaped by the init.
     until("a is gone", || {
         let seen = pod.exec("b", &["ps"]).unwrap();
         let text = String::from_utf8(seen.stdout).unwrap();
-        text.matches("sleep 1000").count() == 3 && !text.contains(" Z ")
+        let sleeping = text.lines().filter(|line| line.contains("sleep 1000")).count();
+        sleeping == 2 && !text.contains(" Z ")
     });
     assert!(alive(init));
     pod.stop().unwrap();

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use common::{Pod, SHIM, context, status, until};
+use common::{Pod, context, status, until};
 use containerd_shim_protos::api;
 use ttrpc::Code;
 
@@ -171,7 +171,8 @@ fn pipelined_requests_are_all_answered() {
 
 #[test]
 fn the_command_line_says_what_is_wrong() {
-    let run = |args: &[&str]| Command::new(SHIM).args(args).current_dir("/").output().unwrap();
+    let run =
+        |args: &[&str]| Command::new(common::shim()).args(args).current_dir("/").output().unwrap();
     let output = run(&["-v"]);
     assert!(output.status.success());
     assert!(String::from_utf8(output.stdout).unwrap().contains("containerd-shim-berth-v1 0."));

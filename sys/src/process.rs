@@ -154,6 +154,13 @@ fn close_all_but(keep: &[RawFd]) {
     close_range(from, u32::MAX, 0);
 }
 
+/// Closes every descriptor of this process but these. For a child that stays and must hold nothing
+/// of its parent's: values that own other descriptors must not be used any more.
+pub fn keep_only(keep: &[BorrowedFd<'_>]) {
+    let keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    close_all_but(&keep);
+}
+
 /// Marks every descriptor from 3 up close-on-exec.
 pub fn cloexec_all() {
     close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);

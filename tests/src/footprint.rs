@@ -139,6 +139,11 @@ pub fn pids() -> impl Iterator<Item = u32> {
 
 /// Interfaces in the node's network namespace other than `lo` and the CNI bridge.
 fn links(scope: &Scope) -> Result<Footprint> {
+    let inode = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/net")).map(|meta| meta.ino());
+    if inode("self")? == inode(&scope.holder.to_string())? {
+        // The machine's interfaces are not of this node.
+        return Ok(Footprint::new());
+    }
     let table = fs::read_to_string(format!("/proc/{}/net/dev", scope.holder))?;
     let names = table.lines().skip(2).filter_map(|line| line.split(':').next());
     Ok(names

@@ -22,43 +22,51 @@ pub enum MountMode {
     Private,
     /// One of its own, whose mounts are shared.
     Shared,
+    /// The machine's own, and its network namespace too.
+    Machine,
 }
 
 /// Holds the namespaces; they end with it.
 #[derive(Debug)]
 pub struct Host {
     holder: Child,
-    own_mounts: bool,
+    mode: MountMode,
 }
 
 impl Host {
     /// New namespaces, with `lo` up.
     pub fn new(mode: MountMode) -> Result<Self> {
-        let mut unshare = tied("unshare");
-        unshare.arg("--net");
-        let prepare = match mode {
-            MountMode::Host => "",
-            MountMode::Private => "mount --make-rprivate / &&",
-            MountMode::Shared => "mount --make-rshared / &&",
+        let own_mounts = ["--mount", "--propagation", "private"];
+        let (options, prepare): (&[&str], &str) = match mode {
+            MountMode::Host => (&[], ""),
+            MountMode::Private => (&own_mounts, "mount --make-rprivate / &&"),
+            MountMode::Shared => (&own_mounts, "mount --make-rshared / &&"),
+            MountMode::Machine => return Self::machine(),
         };
-        if mode != MountMode::Host {
-            unshare.args(["--mount", "--propagation", "private"]);
-        }
-        // Namespaces of the network refuse to forward at first; pods need it.
+        // A fresh network namespace forwards nothing; pods need it to.
         let script = format!(
             "{prepare} ip link set lo up && \
              echo 1 > /proc/sys/net/ipv4/ip_forward && \
              echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet && \
              echo ready && exec sleep infinity"
         );
+        let mut unshare = tied("unshare");
+        unshare.arg("--net").args(options);
         unshare.args(["sh", "-c", &script]).stdout(Stdio::piped());
         let mut holder = spawn(unshare)?;
         let mut line = String::new();
         let stdout = holder.stdout.take().context("the holder's stdout")?;
         BufReader::new(stdout).read_line(&mut line)?;
-        let host = Self { holder, own_mounts: mode != MountMode::Host };
+        let host = Self { holder, mode };
         ensure!(line == "ready\n", "namespaces for a node: unshare failed");
         Ok(host)
+    }
+
+    /// No namespaces of its own.
+    fn machine() -> Result<Self> {
+        let mut sleep = tied("sleep");
+        sleep.arg("infinity");
+        Ok(Self { holder: spawn(sleep)?, mode: MountMode::Machine })
     }
 
     /// The process whose /proc shows the namespaces.
@@ -72,7 +80,7 @@ impl Host {
     pub fn command(&self, program: &str) -> Command {
         let mut command = tied("nsenter");
         command.args(["-t", &self.pid().to_string(), "-n"]);
-        if self.own_mounts {
+        if matches!(self.mode, MountMode::Private | MountMode::Shared) {
             command.arg("-m");
         }
         command.args(["--", program]);

@@ -260,6 +260,24 @@ impl Node {
         Ok(fs::write(dir.join("hosts.toml"), hosts)?)
     }
 
+    /// Ends all that a reboot ends: every process, mount, cgroup and interface of the node. Its
+    /// files stay.
+    pub fn power_cut(&mut self) -> Result<()> {
+        self.kill()?;
+        let end = Instant::now() + SETTLED;
+        loop {
+            let found = self.footprint()?;
+            let mut left = found.iter().filter(|line| !line.starts_with("path ")).peekable();
+            if left.peek().is_none() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "does not go: {left:?}");
+            // Deepest first: the names sort by their paths.
+            left.collect::<Vec<_>>().into_iter().rev().for_each(|line| self.remove_thing(line));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Starts the runtime (again) and waits until it answers.
     pub async fn launch(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "the runtime runs already");
@@ -497,10 +515,15 @@ impl Node {
             && !left.is_empty()
             && Instant::now() < end
         {
+            // Deepest first: the names sort by their paths.
             for line in left.iter().rev() {
                 self.remove_thing(line);
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+        if self.setup.mounts == MountMode::Machine {
+            // The plugin keeps its bridge, which is not there where no pod ran.
+            let _ = self.host.run("ip", &["link", "del", BRIDGE]);
         }
         // What cannot be removed stays visible in /tmp, which is all that can be said here.
         let _ = fs::remove_dir_all(&self.dir);

@@ -30,6 +30,12 @@ fn the_printed_defaults_name_every_key() {
 }
 
 #[test]
+fn the_deployed_file_is_the_default() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config.toml");
+    assert_eq!(load(Some(&file)).unwrap(), default());
+}
+
+#[test]
 fn defaults_are_those_of_the_documentation() {
     let config = default();
     assert_eq!(config.root, Path::new("/var/lib/berth"));

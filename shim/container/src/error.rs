@@ -36,7 +36,7 @@ pub enum Error {
         reason: String,
     },
     /// A step of the work failed with a system error.
-    #[error("{step}: {source}")]
+    #[error("{step}: {}", words(source))]
     Step {
         /// What was being done, to what: `mount /x (bind from /y)`.
         step: String,
@@ -88,4 +88,33 @@ impl Error {
             Self::Died { .. } => ErrorKind::Internal,
         }
     }
+}
+
+/// Names the step a system error happened in.
+pub(crate) trait StepExt<T> {
+    /// `step` says what was being done, to what.
+    fn step(self, step: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> StepExt<T> for io::Result<T> {
+    fn step(self, step: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| Error::Step { step: step(), source })
+    }
+}
+
+/// A system error as users know it: `permission denied`, without Rust's number behind it.
+pub(crate) fn words(err: &io::Error) -> String {
+    let text = err.to_string();
+    let mut text = match text.find(" (os error ") {
+        Some(at) => {
+            let (words, number) = text.split_at(at);
+            // What follows the number (the kernel's own words) stays.
+            format!("{words}{}", number.split_once(')').map_or("", |(_, rest)| rest))
+        }
+        None => text,
+    };
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    text
 }

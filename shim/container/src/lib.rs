@@ -23,10 +23,14 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+mod child;
 pub mod container;
 pub mod error;
 pub mod exec;
+mod plan;
 pub mod pod;
+mod talk;
+mod wire;
 
 pub use cgroup::{Cgroup, Layout};
 pub use container::{Container, CreateRequest, ExitStatus, Overlay, Progress, Rootfs, Stdio};

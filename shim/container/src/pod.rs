@@ -3,13 +3,32 @@
 //! from, so that its cost doesn't grow with the host's mount table.
 
 use std::collections::BTreeMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use berth_sys::mount::{self, Change, FsContext, Propagation, attr};
+use berth_sys::ns::{self, Kind};
+use berth_sys::process::{self, Child, CloneArgs};
+use berth_sys::{netif, sock};
+use rustix::fs::{Mode, OFlags};
+
+use crate::container::ExitStatus;
+use crate::error::{Error, Result, StepExt};
+use crate::plan::{invalid, sysctls};
+use crate::wire::{ChildEnd, Doing, Failure, Said, Work, hear};
+
+/// Directory of the small namespace where a container attaches its root.
+pub(crate) const ROOTFS: &str = "/rootfs";
+/// Directory of the small namespace where the layers of a root are attached for a moment.
+pub(crate) const LAYERS: &str = "/layers";
+/// File of the small namespace where a container attaches the null device that masks files.
+pub(crate) const NULL: &str = "/null";
+/// Directory of the small namespace with the pod's /dev/shm.
+pub(crate) const SHM: &str = "/shm";
 
 /// What to make for a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodOptions {
     /// A network namespace of its own, with `lo` up.
     pub net: bool,
@@ -39,65 +58,247 @@ pub struct PodNamespaces {
 impl PodNamespaces {
     /// Makes them in a short-lived child of this single-threaded process. Blocks for well under
     /// 10 ms; the host's mount table gets no entry.
-    pub fn create(_options: &PodOptions) -> Result<Self> {
-        Err(not_built("pod namespaces"))
+    pub fn create(options: &PodOptions) -> Result<Self> {
+        let kinds = options.kinds();
+        let own = |kind| kinds.contains(&kind);
+        let sysctls = sysctls(options.sysctls.iter(), &own, "sysctl.")?;
+        if options.hostname.is_some() && !options.uts {
+            return Err(invalid("hostname", "set without a uts namespace"));
+        }
+        let (ours, theirs) = sock::message_pair().step(|| "make a socket".to_owned())?;
+        let keep = [0, 1, 2, theirs.as_raw_fd()];
+        let args = CloneArgs { keep: Some(&keep), ..CloneArgs::default() };
+        let made = process::spawn(&args, || {
+            let end = ChildEnd::new(theirs);
+            match build(options, &kinds, &sysctls).and_then(|()| hand_over(&end, &kinds)) {
+                Ok(()) => 0,
+                Err(failure) => {
+                    end.failed(&failure);
+                    1
+                }
+            }
+        });
+        let child = made.step(|| "clone the pod's first child".to_owned())?;
+        let exit = process::wait(child.pidfd.as_fd()).step(|| "wait for a child".to_owned())?;
+        Self::receive(&ours, &kinds, exit.into())
+    }
+
+    fn receive(socket: &OwnedFd, kinds: &[Kind], status: ExitStatus) -> Result<Self> {
+        let step = || "receive the pod's namespaces".to_owned();
+        if status != ExitStatus::Code(0) {
+            return Err(match hear(socket.as_fd()) {
+                Ok(Said::Failed(failure)) => failure.into(),
+                _ => Error::Died { step: "make the pod's namespaces".into(), status },
+            });
+        }
+        let message = sock::receive(socket.as_fd(), 1, false).step(step)?;
+        let mut fds = message.fds.into_iter();
+        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let mnt = fds.next().ok_or_else(short).step(step)?;
+        let mut pod = Self { mnt, net: None, ipc: None, uts: None, pid: None };
+        for kind in kinds {
+            let fd = fds.next().ok_or_else(short).step(step)?;
+            match kind {
+                Kind::Net => pod.net = Some(fd),
+                Kind::Ipc => pod.ipc = Some(fd),
+                Kind::Uts => pod.uts = Some(fd),
+                Kind::Mnt | Kind::Pid | Kind::Cgroup => {}
+            }
+        }
+        Ok(pod)
     }
 
     /// The small mount namespace.
     #[must_use]
     pub fn mnt(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
         self.mnt.as_fd()
     }
 
     /// The own network namespace, if any.
     #[must_use]
     pub fn net(&self) -> Option<BorrowedFd<'_>> {
-        use std::os::fd::AsFd;
         self.net.as_ref().map(AsFd::as_fd)
     }
 
     /// The own IPC namespace, if any.
     #[must_use]
     pub fn ipc(&self) -> Option<BorrowedFd<'_>> {
-        use std::os::fd::AsFd;
         self.ipc.as_ref().map(AsFd::as_fd)
     }
 
     /// The own UTS namespace, if any.
     #[must_use]
     pub fn uts(&self) -> Option<BorrowedFd<'_>> {
-        use std::os::fd::AsFd;
         self.uts.as_ref().map(AsFd::as_fd)
     }
 
     /// The PID namespace that containers share, if any.
     #[must_use]
     pub fn pid(&self) -> Option<BorrowedFd<'_>> {
-        use std::os::fd::AsFd;
         self.pid.as_ref().map(AsFd::as_fd)
     }
 
     /// Makes a PID namespace for containers to share, with a tiny init of ours as its first
-    /// process: it reaps whatever is orphaned to it and ends on SIGTERM or when killed. It is a
-    /// child of the caller, in the caller's cgroups. Returns its host process id and a pidfd;
-    /// containers whose spec has a `pid` namespace with path `pod:` then join it.
+    /// process: it reaps whatever is orphaned to it and ends when killed. It is a child of the
+    /// caller, in the caller's cgroups, in the pod's namespaces, without rights and with an empty
+    /// root directory. Returns its host process id and a pidfd; containers whose spec has a `pid`
+    /// namespace with path `pod:` then join it.
     pub fn start_init(&mut self) -> Result<(u32, OwnedFd)> {
-        Err(not_built("shared pid namespace"))
+        let (ours, theirs) = sock::message_pair().step(|| "make a socket".to_owned())?;
+        let fds = [Some(self.mnt()), self.net(), self.ipc(), self.uts()];
+        let mut keep = vec![0, 1, 2, theirs.as_raw_fd()];
+        keep.extend(fds.iter().flatten().map(AsRawFd::as_raw_fd));
+        let args =
+            CloneArgs { namespaces: Kind::Pid.flag(), keep: Some(&keep), ..CloneArgs::default() };
+        let made = process::spawn(&args, || crate::child::init::run(self, ChildEnd::new(theirs)));
+        let Child { pid, pidfd } = made.step(|| "clone the pod's init".to_owned())?;
+        let told = sock::receive(ours.as_fd(), 8192, true);
+        let ready = told.is_ok_and(|message| message.bytes == b"r");
+        let namespace = ns::open(Path::new(&format!("/proc/{pid}/ns/pid")));
+        match (ready, namespace) {
+            (true, Ok(namespace)) => {
+                self.pid = Some(namespace);
+                Ok((pid, pidfd))
+            }
+            (_, opened) => {
+                let _ = process::signal(pidfd.as_fd(), 9);
+                let status = process::wait(pidfd.as_fd()).step(|| "wait for init".to_owned())?;
+                opened.step(|| "open the pod's pid namespace".to_owned())?;
+                Err(Error::Died { step: "start the pod's init".into(), status: status.into() })
+            }
+        }
     }
 
     /// Binds the own network namespace to `path` (an absolute path on the host; the file is made,
     /// mode 0444; its directory must exist), so that CNI plugins can open it.
-    pub fn pin_net(&self, _path: &Path) -> Result<()> {
-        Err(not_built("pin the network namespace"))
+    pub fn pin_net(&self, path: &Path) -> Result<()> {
+        let step = || format!("pin the network namespace at {}", path.display());
+        let net = self.net().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound)).step(step)?;
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o444));
+        let file = file.map_err(io::Error::from).step(step)?;
+        let pinned = mount::clone_tree(net, Path::new(""), false)
+            .and_then(|namespace| mount::attach(namespace.as_fd(), file.as_fd()));
+        if pinned.is_err() {
+            let _ = std::fs::remove_file(path);
+        }
+        pinned.step(step)
     }
 }
 
 /// Undoes [`PodNamespaces::pin_net`]: unmounts and removes the file. Absent is fine.
-pub fn unpin(_path: &Path) -> Result<()> {
-    Err(not_built("unpin a namespace"))
+pub fn unpin(path: &Path) -> Result<()> {
+    let step = || format!("unpin {}", path.display());
+    match mount::detach(path) {
+        // EINVAL: a file on which nothing is mounted (a pin that was interrupted).
+        Err(err) if err.raw_os_error() != Some(22) && err.kind() != io::ErrorKind::NotFound => {
+            return Err(err).step(step);
+        }
+        _ => {}
+    }
+    match std::fs::remove_file(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err).step(step),
+        _ => Ok(()),
+    }
 }
 
-fn not_built(step: &str) -> Error {
-    Error::Step { step: step.to_owned(), source: std::io::ErrorKind::Unsupported.into() }
+impl PodOptions {
+    fn kinds(&self) -> Vec<Kind> {
+        let all = [(self.net, Kind::Net), (self.ipc, Kind::Ipc), (self.uts, Kind::Uts)];
+        all.into_iter().filter(|(own, _)| *own).map(|(_, kind)| kind).collect()
+    }
+}
+
+/// In the child: becomes the pod's namespaces.
+fn build(options: &PodOptions, kinds: &[Kind], sysctls: &[(PathBuf, String)]) -> Work<()> {
+    let all: Vec<Kind> = kinds.iter().copied().chain([Kind::Mnt]).collect();
+    ns::unshare(&all).doing(|| "unshare the pod's namespaces".to_owned())?;
+    small_root(options.shm_size)?;
+    if options.net {
+        netif::bring_up("lo").doing(|| "bring lo up".to_owned())?;
+    }
+    if let Some(name) = &options.hostname {
+        rustix::system::sethostname(name.as_bytes()).doing(|| format!("set hostname {name}"))?;
+    }
+    for (path, value) in sysctls {
+        let file = Path::new("/proc/sys").join(path);
+        std::fs::write(&file, value).doing(|| format!("write {value:?} to {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Leaves the host's mounts behind for a tmpfs with what containers start from.
+fn small_root(shm_size: Option<u64>) -> Work<()> {
+    let whole = || "make the small mount namespace".to_owned();
+    let host = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let host = host.doing(whole)?;
+    let private =
+        Change { propagation: Some(Propagation::Private), recursive: true, ..Change::default() };
+    mount::set_attr(host.as_fd(), &private).doing(whole)?;
+    let root = new_fs("tmpfs", &[("mode", "0755"), ("size", "64k")], attr::NODEV | attr::NOSUID)?;
+    let safe = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+    // Any directory of the host's tree serves as the mount point, for a moment.
+    let spot = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    mount::attach(root.as_fd(), spot.doing(whole)?.as_fd()).doing(whole)?;
+    put(&root, "proc", &new_fs("proc", &[], safe)?)?;
+    put(&root, "sys", &new_fs("sysfs", &[], safe)?)?;
+    if let Some(size) = shm_size {
+        let size = size.to_string();
+        put(&root, "shm", &new_fs("tmpfs", &[("mode", "1777"), ("size", &size)], safe)?)?;
+    }
+    for name in ["rootfs", "layers"] {
+        rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o700)).doing(whole)?;
+    }
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(&root, "null", flags, Mode::empty()).doing(whole)?;
+    rustix::process::fchdir(&root).doing(whole)?;
+    drop((host, root));
+    mount::pivot_to_cwd().doing(whole)
+}
+
+fn new_fs(kind: &str, options: &[(&str, &str)], attrs: u64) -> Work<OwnedFd> {
+    let make = || -> io::Result<OwnedFd> {
+        let context = FsContext::open(&std::ffi::CString::new(kind)?)?;
+        for (key, value) in options {
+            context.string(key, *value)?;
+        }
+        context.mount(attrs)
+    };
+    make().doing(|| format!("make a {kind} for the small mount namespace"))
+}
+
+fn put(root: &OwnedFd, name: &str, mount: &OwnedFd) -> Work<()> {
+    let attach = || -> io::Result<()> {
+        rustix::fs::mkdirat(root, name, Mode::from_raw_mode(0o755))?;
+        let spot = rustix::fs::openat(root, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        mount::attach(mount.as_fd(), spot.as_fd())
+    };
+    attach().doing(|| format!("mount /{name} in the small mount namespace"))
+}
+
+fn hand_over(end: &ChildEnd, kinds: &[Kind]) -> Work<()> {
+    let mut fds = Vec::new();
+    for kind in [Kind::Mnt].iter().chain(kinds) {
+        let fd = ns::current(*kind);
+        fds.push(fd.doing(|| format!("open the pod's {} namespace", kind.name()))?);
+    }
+    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    sock::send(end.as_fd(), b"n", &borrowed)
+        .map_err(|source| Failure::Step { step: "hand the namespaces over".into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_would_change_the_host_are_refused_before_anything_is_made() {
+        let sysctls = BTreeMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())]);
+        let options = PodOptions { sysctls, ..PodOptions::default() };
+        let err = PodNamespaces::create(&options).unwrap_err();
+        assert!(err.to_string().starts_with("sysctl.net.ipv4.ip_forward"), "{err}");
+        let options = PodOptions { hostname: Some("x".into()), ..PodOptions::default() };
+        let err = PodNamespaces::create(&options).unwrap_err();
+        assert!(err.to_string().starts_with("hostname"), "{err}");
+    }
 }

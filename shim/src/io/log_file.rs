@@ -97,6 +97,8 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
         | OFlags::CREATE
         | OFlags::CLOEXEC
         | OFlags::NOCTTY
+        // A container that can write to the log's directory must not lead us to another file.
+        | OFlags::NOFOLLOW
         // Nothing that blocks an open (a FIFO in the log's place) may stop the shim.
         | OFlags::NONBLOCK;
     Ok(rustix::fs::open(path, flags, Mode::from_raw_mode(0o640))?)

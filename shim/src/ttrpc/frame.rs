@@ -6,6 +6,8 @@
 //! ```
 //! <https://github.com/containerd/ttrpc/blob/main/PROTOCOL.md>
 
+use prost::Message;
+
 /// Bytes of a header.
 pub(crate) const HEADER_LEN: usize = 10;
 /// The longest payload that either side takes.
@@ -127,18 +129,20 @@ impl Decoder {
     }
 }
 
-/// A whole response frame. `None`: `payload` is longer than [`MAX_PAYLOAD`].
-pub(crate) fn encode_response(stream: u32, payload: &[u8]) -> Option<Vec<u8>> {
-    if payload.len() > MAX_PAYLOAD {
-        return None;
+/// A whole response frame. `Err`: the message's length, which is over [`MAX_PAYLOAD`].
+pub(crate) fn encode_response(stream: u32, message: &impl Message) -> Result<Vec<u8>, usize> {
+    let payload_len = message.encoded_len();
+    let length = u32::try_from(payload_len).map_err(|_| payload_len)?;
+    if payload_len > MAX_PAYLOAD {
+        return Err(payload_len);
     }
-    let length = u32::try_from(payload.len()).ok()?;
-    let mut frame = Vec::with_capacity(HEADER_LEN + payload.len());
+    let mut frame = Vec::with_capacity(HEADER_LEN + payload_len);
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&stream.to_be_bytes());
     frame.extend_from_slice(&[TYPE_RESPONSE, 0]);
-    frame.extend_from_slice(payload);
-    Some(frame)
+    // Fails only where room is short, which a Vec makes.
+    message.encode(&mut frame).map_err(|_| payload_len)?;
+    Ok(frame)
 }
 
 #[cfg(test)]
@@ -247,10 +251,12 @@ mod tests {
 
     #[test]
     fn a_response_has_the_shape_of_the_protocol() {
+        // An integer is a message too: google.protobuf.UInt32Value.
         assert_eq!(
-            encode_response(0x0102_0304, b"ab").unwrap(),
-            [0, 0, 0, 2, 1, 2, 3, 4, 2, 0, b'a', b'b']
+            encode_response(0x0102_0304, &7_u32).unwrap(),
+            [0, 0, 0, 2, 1, 2, 3, 4, 2, 0, 8, 7]
         );
-        assert!(encode_response(1, &vec![0; MAX_PAYLOAD + 1]).is_none());
+        let long = "x".repeat(MAX_PAYLOAD);
+        assert_eq!(encode_response(1, &long), Err(long.encoded_len()));
     }
 }

@@ -124,12 +124,11 @@ impl Server {
     /// Answers a call.
     pub(crate) fn reply(&mut self, poll: &Poll, to: ReplyTo, answer: Result<Vec<u8>, Status>) {
         let Some(conn) = self.connections.get_mut(&to.connection) else { return };
-        let bytes = encode(&answer);
-        let frame = frame::encode_response(to.stream, &bytes).or_else(|| {
-            let status = oversize("response", bytes.len());
-            frame::encode_response(to.stream, &encode(&Err(status)))
+        let frame = frame::encode_response(to.stream, &response(answer)).or_else(|length| {
+            let refusal = response(Err(oversize("response", length)));
+            frame::encode_response(to.stream, &refusal)
         });
-        let open = frame.map_or(Err(Closed), |frame| conn.send(frame));
+        let open = frame.map_err(|_| Closed).and_then(|frame| conn.send(frame));
         self.settle(poll, to.connection, open);
     }
 
@@ -145,15 +144,14 @@ impl Server {
     }
 }
 
-fn encode(answer: &Result<Vec<u8>, Status>) -> Vec<u8> {
-    let response = match answer {
-        Ok(payload) => Response { status: None, payload: payload.clone() },
-        Err(Status { code, message }) => Response {
-            status: Some(RpcStatus { code: *code as i32, message: message.clone() }),
-            payload: Vec::new(),
-        },
-    };
-    response.encode_to_vec()
+fn response(answer: Result<Vec<u8>, Status>) -> Response {
+    match answer {
+        Ok(payload) => Response { status: None, payload },
+        Err(Status { code, message }) => {
+            let status = RpcStatus { code: code as i32, message };
+            Response { status: Some(status), payload: Vec::new() }
+        }
+    }
 }
 
 fn oversize(what: &str, length: usize) -> Status {

@@ -25,7 +25,11 @@ use containerd_shim_protos::shim_sync::TaskClient;
 use prost::Message;
 use serde_json::{Value, json};
 
-pub const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-berth-v1");
+/// The program under test; `BERTH_TEST_SHIM` names another build of it.
+pub fn shim() -> String {
+    std::env::var("BERTH_TEST_SHIM")
+        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_containerd-shim-berth-v1").to_owned())
+}
 const DEADLINE: Duration = Duration::from_secs(20);
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -262,7 +266,7 @@ impl Drop for Pod {
             }
             let bundle = self.dir.display().to_string();
             let _ =
-                Command::new(SHIM).args(["-id", &self.id, "-bundle", &bundle, "delete"]).output();
+                Command::new(shim()).args(["-id", &self.id, "-bundle", &bundle, "delete"]).output();
         } else {
             let left = self.cgroups();
             assert!(left.is_empty(), "cgroups are left: {left:?}");
@@ -277,7 +281,7 @@ impl Drop for Pod {
 /// Runs the start verb in `dir` and gives the address.
 pub fn start(dir: &Path, id: &str) -> String {
     let log = fs::File::options().append(true).create(true).open(dir.join("shim.log")).unwrap();
-    let output = Command::new(SHIM)
+    let output = Command::new(shim())
         .args(["-namespace", "k8s.io", "-id", id, "-address", "", "start"])
         .current_dir(dir)
         .stdin(Stdio::null())

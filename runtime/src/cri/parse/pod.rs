@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use berth_proto::cri;
 
 use super::{field, namespaces, resources, security};
+use crate::bandwidth;
 use crate::pod::Result;
 use crate::pod::spec::{
     Dns, Namespaces, PodKey, PodSpec, PortMapping, Protocol, Resources, Security,
@@ -22,6 +23,8 @@ pub(in crate::cri) fn pod(request: &cri::RunPodSandboxRequest) -> Result<PodSpec
         return field::refuse("config.windows", "(set)", "this is a Linux runtime");
     }
     let linux = linux(config.linux.as_ref())?;
+    let annotations = field::map("config.annotations", &config.annotations)?;
+    bandwidth::rates(&annotations)?;
     Ok(PodSpec {
         key: key(config.metadata.as_ref())?,
         hostname: hostname(&config.hostname)?,
@@ -29,7 +32,7 @@ pub(in crate::cri) fn pod(request: &cri::RunPodSandboxRequest) -> Result<PodSpec
         dns: config.dns_config.as_ref().map(dns).transpose()?,
         port_mappings: port_mappings(&config.port_mappings)?,
         labels: field::map("config.labels", &config.labels)?,
-        annotations: field::map("config.annotations", &config.annotations)?,
+        annotations,
         runtime_handler: runtime_handler(&request.runtime_handler)?,
         cgroup_parent: linux.cgroup_parent,
         sysctls: linux.sysctls,

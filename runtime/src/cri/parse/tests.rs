@@ -191,6 +191,9 @@ fn bad_sandboxes_are_refused() {
         ("config.annotations".into(), "bytes", |c| {
             c.annotations.insert("big".into(), "x".repeat(512 * 1024));
         }),
+        ("config.annotations[\"kubernetes.io/egress-bandwidth\"]".into(), "much", |c| {
+            c.annotations.insert("kubernetes.io/egress-bandwidth".into(), "much".into());
+        }),
         ("config.annotations[\"k\"]".into(), "\0", |c| {
             c.annotations.insert("k".into(), "\0".into());
         }),

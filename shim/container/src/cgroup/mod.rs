@@ -7,106 +7,263 @@
 //! Gap: device rules on cgroup v2 need an eBPF program, which isn't built yet; on v2 a spec's
 //! `linux.resources.devices` has no effect.
 
-use std::path::{Path, PathBuf};
+mod kill;
+mod layout;
+mod limits;
+mod tree;
+mod v1;
+mod v2;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use berth_sys::cgroupfs;
 use oci_spec::runtime::LinuxResources;
 
-use crate::error::{Error, Result};
-
-/// What cgroup file systems this machine has mounted under /sys/fs/cgroup. Detect once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
-    /// v1 hierarchies: mount directory and the controllers (or `name=x`) it carries.
-    v1: Vec<(PathBuf, Vec<String>)>,
-    /// The v2 hierarchy: the only one (v2), or beside v1 (hybrid).
-    v2: Option<PathBuf>,
-}
+use crate::error::{Error, Result, StepExt};
+pub use layout::Layout;
 
 /// One cgroup: the same relative path in every hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cgroup {
     layout: Layout,
+    /// Without a leading slash.
     path: PathBuf,
-}
-
-impl Layout {
-    /// Looks at /sys/fs/cgroup.
-    pub fn detect() -> Result<Self> {
-        Err(not_built("detect cgroups"))
-    }
-
-    /// True where controllers are on the v2 hierarchy (no v1 controller is mounted).
-    #[must_use]
-    pub fn is_unified(&self) -> bool {
-        self.v1.is_empty() && self.v2.is_some()
-    }
 }
 
 impl Cgroup {
     /// Makes the cgroup at `path` in every hierarchy and writes `resources` into it, before any
     /// process is inside. Parents that don't exist are made and marked; those that exist are
-    /// joined. Fails with [`crate::ErrorKind::Exists`] if `path` itself is there already; a failed call
-    /// leaves nothing behind.
+    /// joined. Fails with [`crate::ErrorKind::Exists`] if `path` itself is there already; a failed
+    /// call leaves nothing behind. Limits this machine can't express where leaving them out is
+    /// custom (hugetlb, blkio weight) become a sentence in `warnings`.
     pub fn create(
-        _layout: &Layout,
-        _path: &Path,
-        _resources: Option<&LinuxResources>,
-        _warnings: &mut Vec<String>,
+        layout: &Layout,
+        path: &Path,
+        resources: Option<&LinuxResources>,
+        warnings: &mut Vec<String>,
     ) -> Result<Self> {
-        Err(not_built("create a cgroup"))
+        let cgroup = Self { layout: layout.clone(), path: relative(path)? };
+        let made = cgroup.make(tree::Leaf::New).and_then(|()| match resources {
+            Some(resources) => cgroup.limit(resources, limits::Moment::Create, warnings),
+            None => Ok(()),
+        });
+        if let Err(err) = made {
+            // What existed before isn't ours to take away; only an own directory is marked.
+            if err.kind() != crate::ErrorKind::Exists {
+                let _ = cgroup.remove(Duration::from_millis(100));
+            }
+            return Err(err);
+        }
+        Ok(cgroup)
     }
 
     /// Makes `path` where absent (a pod's parent cgroup), joins it where it exists.
-    pub fn ensure(_layout: &Layout, _path: &Path) -> Result<Self> {
-        Err(not_built("ensure a cgroup"))
+    pub fn ensure(layout: &Layout, path: &Path) -> Result<Self> {
+        let cgroup = Self { layout: layout.clone(), path: relative(path)? };
+        if let Err(err) = cgroup.make(tree::Leaf::Any) {
+            let _ = cgroup.remove(Duration::ZERO);
+            return Err(err);
+        }
+        Ok(cgroup)
     }
 
-    /// Names a cgroup that may or may not exist; touches nothing.
+    /// Names a cgroup that may or may not exist; touches nothing. Fails for a path that can't
+    /// name one.
     pub fn at(layout: &Layout, path: &Path) -> Result<Self> {
-        Ok(Self { layout: layout.clone(), path: path.to_owned() })
+        Ok(Self { layout: layout.clone(), path: relative(path)? })
     }
 
-    /// Moves a process into this cgroup, in every hierarchy (the init of a pod).
-    pub fn add(&self, _pid: u32) -> Result<()> {
-        Err(not_built("move a process"))
-    }
-
-    /// The path relative to the hierarchy roots.
+    /// The path relative to the hierarchy roots, without a leading slash.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Changes limits. What the resources leave out stays as it is.
-    pub fn update(&self, _resources: &LinuxResources) -> Result<Vec<String>> {
-        Err(not_built("update a cgroup"))
+    /// Changes limits. What the resources leave out stays as it is. Returns warnings as `create`.
+    pub fn update(&self, resources: &LinuxResources) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        self.limit(resources, limits::Moment::Update, &mut warnings)?;
+        Ok(warnings)
     }
 
     /// Ids of all processes inside, sub-cgroups included.
     pub fn pids(&self) -> Result<Vec<u32>> {
-        Err(not_built("list a cgroup"))
+        let Some(dir) = self.counting_dir() else { return Ok(Vec::new()) };
+        kill::pids(&dir).step(|| format!("list processes of cgroup {}", dir.display()))
     }
 
-    /// Processes that the OOM killer took in this cgroup. 0 when the cgroup is gone.
+    /// Processes that the OOM killer took in this cgroup and those below. 0 when it is gone.
     pub fn oom_kills(&self) -> Result<u64> {
-        Err(not_built("read a cgroup"))
+        let (dir, file, key) = match (self.dir_v1("memory"), self.dir_v2()) {
+            (Some(dir), _) => (dir, "memory.oom_control", "oom_kill "),
+            (None, Some(dir)) => (dir, "memory.events", "oom_kill "),
+            (None, None) => return Ok(0),
+        };
+        let deep = self.dir_v1("memory").is_some();
+        kill::sum_of(&dir, file, key, deep).step(|| format!("read {}/{file}", dir.display()))
     }
 
     /// Sends SIGKILL to everything inside, sub-cgroups included, and to everything those fork
     /// meanwhile. Doesn't wait for their end. Nothing inside, or no such cgroup: fine.
     pub fn kill(&self) -> Result<()> {
-        Err(not_built("kill a cgroup"))
+        let killed = match (self.dir_v2(), self.dir_v1("freezer")) {
+            (Some(dir), _) => kill::kill_v2(&dir),
+            (None, Some(dir)) => kill::kill_v1(&dir),
+            (None, None) => Ok(()),
+        };
+        killed.step(|| format!("kill cgroup {}", self.path.display()))
     }
 
-    /// Removes the cgroup with its sub-cgroups, then marked parents that it leaves empty. Retries
-    /// while the kernel says busy, up to `patience`; then fails with [`crate::ErrorKind::Busy`].
-    /// An absent cgroup is fine.
-    pub fn remove(&self, _patience: Duration) -> Result<()> {
-        Err(not_built("remove a cgroup"))
+    /// Removes the cgroup with its sub-cgroups if this engine made it, then marked parents that it
+    /// leaves empty. Retries while the kernel says busy, up to `patience`; then fails with
+    /// [`crate::ErrorKind::Busy`]. An absent cgroup is fine.
+    pub fn remove(&self, patience: Duration) -> Result<()> {
+        let mut first = Ok(());
+        for root in self.layout.roots() {
+            let removed = tree::remove(root, &self.path, patience)
+                .step(|| format!("remove cgroup {}", root.join(&self.path).display()));
+            first = first.and(removed);
+        }
+        first
+    }
+
+    /// Moves a process into this cgroup, in every hierarchy (the init of a pod).
+    pub fn add(&self, pid: u32) -> Result<()> {
+        self.enter_v1(pid)?;
+        let Some(file) = self.dir_v2().map(|dir| dir.join("cgroup.procs")) else { return Ok(()) };
+        cgroupfs::write(&file, &pid.to_string())
+            .step(|| format!("move process {pid} into {}", file.display()))
+    }
+
+    /// Writes `pid` into the v1 hierarchies. A v2 hierarchy is entered by the clone itself.
+    pub(crate) fn enter_v1(&self, pid: u32) -> Result<()> {
+        for (root, _) in &self.layout.v1 {
+            let file = root.join(&self.path).join("cgroup.procs");
+            cgroupfs::write(&file, &pid.to_string())
+                .step(|| format!("move process {pid} into {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The v2 directory, open, to clone a process into.
+    pub(crate) fn open_v2(&self) -> Result<Option<OwnedFd>> {
+        use rustix::fs::{Mode, OFlags};
+        let Some(dir) = self.dir_v2() else { return Ok(None) };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&dir, flags, Mode::empty()).map_err(io::Error::from);
+        opened.map(Some).step(|| format!("open cgroup {}", dir.display()))
+    }
+
+    /// A cgroup below this one for one exec, only in the hierarchy that kills: no limits, no v1
+    /// hierarchy that counts or limits, so its processes stay in the container's own groups there.
+    pub(crate) fn child(&self, name: &str) -> Self {
+        let v2 = self.layout.v2.clone();
+        let freezer = |(_, controllers): &&(PathBuf, Vec<String>)| {
+            v2.is_none() && controllers.iter().any(|c| c == "freezer")
+        };
+        let v1 = self.layout.v1.iter().filter(freezer).cloned().collect();
+        Self { layout: Layout { v1, v2 }, path: self.path.join(name) }
+    }
+
+    /// Makes the directories without limits.
+    pub(crate) fn make_plain(&self) -> Result<()> {
+        for root in self.layout.roots() {
+            tree::make(root, &self.path, tree::Leaf::New, &|_| Ok(()))
+                .step(|| format!("make cgroup {}", root.join(&self.path).display()))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the directories, and on the way down what a limited cgroup needs of its parents.
+    fn make(&self, leaf: tree::Leaf) -> Result<()> {
+        for (root, controllers) in &self.layout.v1 {
+            let cpuset = controllers.iter().any(|c| c == "cpuset");
+            let prepare = |dir: &Path| if cpuset { v1::inherit_cpuset(dir) } else { Ok(()) };
+            tree::make(root, &self.path, leaf, &prepare)
+                .step(|| format!("make cgroup {}", root.join(&self.path).display()))?;
+        }
+        if let Some(root) = &self.layout.v2 {
+            let unified = self.layout.is_unified();
+            let prepare = |dir: &Path| match dir.parent() {
+                Some(parent) if unified => v2::enable_controllers(parent),
+                _ => Ok(()),
+            };
+            tree::make(root, &self.path, leaf, &prepare)
+                .step(|| format!("make cgroup {}", root.join(&self.path).display()))?;
+        }
+        Ok(())
+    }
+
+    fn limit(
+        &self,
+        resources: &LinuxResources,
+        moment: limits::Moment,
+        warnings: &mut Vec<String>,
+    ) -> Result<()> {
+        let settings = if self.layout.is_unified() {
+            v2::settings(resources)?
+        } else {
+            v1::settings(resources, moment)?
+        };
+        limits::apply(self, &settings, warnings)
+    }
+
+    /// This cgroup's directory in the v1 hierarchy that carries `controller`.
+    fn dir_v1(&self, controller: &str) -> Option<PathBuf> {
+        Some(self.layout.v1_root(controller)?.join(&self.path))
+    }
+
+    fn dir_v2(&self) -> Option<PathBuf> {
+        Some(self.layout.v2.as_ref()?.join(&self.path))
+    }
+
+    /// A hierarchy in which every process of the cgroup is found.
+    fn counting_dir(&self) -> Option<PathBuf> {
+        let v1 = || self.layout.v1.first().map(|(root, _)| root.join(&self.path));
+        self.dir_v2().or_else(v1)
     }
 }
 
-fn not_built(step: &str) -> Error {
-    Error::Step { step: step.to_owned(), source: std::io::ErrorKind::Unsupported.into() }
+/// `path` without its leading slash; at least one component, none of them `..`.
+pub(crate) fn relative(path: &Path) -> Result<PathBuf> {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::RootDir | Component::CurDir => {}
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir | Component::Prefix(_) => {
+                return Err(invalid_path(path, "leaves the hierarchy"));
+            }
+        }
+    }
+    if clean.as_os_str().is_empty() {
+        return Err(invalid_path(path, "names no cgroup"));
+    }
+    if path.to_string_lossy().contains(':') {
+        return Err(invalid_path(path, "is a systemd unit, which this engine doesn't make"));
+    }
+    Ok(clean)
+}
+
+fn invalid_path(path: &Path, why: &str) -> Error {
+    Error::InvalidSpec { field: "linux.cgroupsPath".into(), reason: format!("{path:?} {why}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_inside_the_hierarchy_name_a_cgroup() {
+        for (path, clean) in [("/a/b", "a/b"), ("a", "a"), ("//a/./b/", "a/b")] {
+            assert_eq!(relative(Path::new(path)).unwrap(), Path::new(clean));
+        }
+        for bad in ["", "/", "/..", "a/../../b", "user.slice:berth:id"] {
+            let err = relative(Path::new(bad)).unwrap_err();
+            assert!(err.to_string().contains("linux.cgroupsPath"), "{err}");
+        }
+    }
 }

@@ -1,0 +1,199 @@
+//! What a container's child does between clone3 and execve, top to bottom.
+//!
+//! It starts in the host's mount namespace, where it takes a detached copy of everything it needs
+//! from there: a volume on a dead server holds up this process only, and it can be killed. Then it
+//! moves into a copy of the pod's small mount namespace and never names a host path again.
+
+mod dev;
+pub(crate) mod init;
+mod mounts;
+pub(crate) mod program;
+mod protect;
+mod rootfs;
+pub(crate) mod terminal;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use berth_sys::mount;
+use berth_sys::ns::{self, Kind};
+use berth_sys::process::{self, Stdio as Number};
+use berth_sys::root::Root;
+use rustix::fs::{Mode, OFlags};
+
+use crate::container::Stdio;
+use crate::plan::process::ProcessPlan;
+use crate::plan::{Place, Plan};
+use crate::wire::{ChildEnd, Doing, Work};
+
+/// What the child is given beside its plan.
+#[derive(Debug)]
+pub(crate) struct Given<'a> {
+    pub(crate) small_ns: BorrowedFd<'a>,
+    pub(crate) layout: &'a crate::cgroup::Layout,
+    pub(crate) stdio: Stdio<'a>,
+    pub(crate) end: ChildEnd,
+}
+
+/// The child's whole life. Returns only when it failed.
+pub(crate) fn run(plan: &Plan<'_>, given: &Given<'_>) -> i32 {
+    let failure = match prepare(plan, given).and_then(|()| program::start(plan, given)) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    };
+    given.end.failed(&failure);
+    1
+}
+
+fn prepare(plan: &Plan<'_>, given: &Given<'_>) -> Work<()> {
+    begin(&plan.process, given.stdio, &given.end)?;
+    let null = open_null()?;
+    let sources = mounts::open_sources(plan, given.layout)?;
+    let rootfs = rootfs::open(&plan.rootfs)?;
+    join(plan, given.small_ns)?;
+    let host_proc = open_dir("/proc")?;
+    protect::keep_null(null)?;
+    let root = rootfs::attach(rootfs)?;
+    let mut cgroup = CgroupGate { moved: false, plan, end: &given.end };
+    mounts::attach_all(plan, sources, &root, given, &mut cgroup)?;
+    cgroup.pass()?;
+    if plan.sets_up_dev() {
+        dev::set_up(&root, plan)?;
+    }
+    dev::make_devices(&root, &plan.devices)?;
+    protect::write_sysctls(host_proc.as_fd(), plan)?;
+    drop(host_proc);
+    let console = terminal::open(&root, plan)?;
+    protect::read_only(&root, &plan.readonly)?;
+    protect::mask(&root, &plan.masked)?;
+    program::make_cwd(&root, &plan.process.cwd)?;
+    rootfs::pivot(root, plan)?;
+    if let Some(console) = console {
+        terminal::take(console, &plan.process, &given.end)?;
+    }
+    Ok(())
+}
+
+/// First steps of every child, container or exec, still on the host: a session of its own, its
+/// standard descriptors, its badness.
+pub(crate) fn begin(process: &ProcessPlan, stdio: Stdio<'_>, end: &ChildEnd) -> Work<()> {
+    rustix::process::setsid().doing(|| "setsid".to_owned())?;
+    rustix::process::umask(Mode::empty());
+    if let Some(wanted) = process.oom_score_adj {
+        program::set_oom_score(wanted, end)?;
+    }
+    install_stdio(process, stdio)
+}
+
+fn install_stdio(process: &ProcessPlan, stdio: Stdio<'_>) -> Work<()> {
+    let null = open_null_file()?;
+    let terminal = process.terminal.is_some();
+    let given =
+        [(stdio.stdin, Number::In), (stdio.stdout, Number::Out), (stdio.stderr, Number::Err)];
+    // Lifted above the three first: one of them may be the other's number.
+    let mut lifted = Vec::new();
+    for (fd, number) in given {
+        let fd = fd.filter(|_| !terminal);
+        let high = rustix::io::fcntl_dupfd_cloexec(fd.unwrap_or(null.as_fd()), 3);
+        lifted.push((high.doing(|| "set up stdio".to_owned())?, number, fd.is_some()));
+    }
+    for (fd, number, is_given) in &lifted {
+        process::install_stdio(fd.as_fd(), *number).doing(|| "set up stdio".to_owned())?;
+        // So that the user can open /dev/stdout anew. A file of the host's may refuse: its owner's
+        // right.
+        if *is_given && process.uid != 0 {
+            let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(process.uid)), None);
+        }
+    }
+    Ok(())
+}
+
+fn open_null_file() -> Work<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open /dev/null".to_owned())
+}
+
+/// A detached mount of the host's /dev/null, checked to be it: what masks files.
+fn open_null() -> Work<OwnedFd> {
+    let null = mount::clone_tree(rustix::fs::CWD, Path::new("/dev/null"), false);
+    let null = null.doing(|| "open /dev/null".to_owned())?;
+    let stat = rustix::fs::fstat(&null).doing(|| "stat /dev/null".to_owned())?;
+    if stat.st_rdev == rustix::fs::makedev(1, 3) {
+        return Ok(null);
+    }
+    crate::wire::refuse("open /dev/null".to_owned(), "the host's is not the null device")
+}
+
+pub(crate) fn open_dir(path: &str) -> Work<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {path}"))
+}
+
+/// Into the namespaces of the plan, then into a copy of the small mount namespace.
+fn join(plan: &Plan<'_>, small_ns: BorrowedFd<'_>) -> Work<()> {
+    let mut joined = Vec::new();
+    for (kind, place) in &plan.namespaces.join {
+        let step = || format!("join the {} namespace", kind.name());
+        match place {
+            // Joined by the clone itself.
+            _ if *kind == Kind::Pid => {}
+            Place::Pod(fd) => ns::join(*fd, *kind).doing(step)?,
+            Place::Path(path) => {
+                let step = || format!("{} {}", step(), path.display());
+                joined.push((ns::open(path).doing(step)?, *kind));
+            }
+        }
+    }
+    for (fd, kind) in joined {
+        let step = || format!("join the {} namespace", kind.name());
+        ns::join(fd.as_fd(), kind).doing(step)?;
+    }
+    let late = |kind: &&Kind| !matches!(kind, Kind::Pid | Kind::Cgroup);
+    let new: Vec<Kind> = plan.namespaces.new.iter().filter(late).copied().collect();
+    ns::unshare(&new).doing(|| "unshare namespaces".to_owned())?;
+    name_host(plan)?;
+    ns::join(small_ns, Kind::Mnt).doing(|| "join the small mount namespace".to_owned())?;
+    ns::unshare(&[Kind::Mnt]).doing(|| "unshare the mount namespace".to_owned())
+}
+
+fn name_host(plan: &Plan<'_>) -> Work<()> {
+    if plan.namespaces.makes(Kind::Net) {
+        berth_sys::netif::bring_up("lo").doing(|| "bring lo up".to_owned())?;
+    }
+    if let Some(name) = &plan.hostname {
+        rustix::system::sethostname(name.as_bytes()).doing(|| format!("set hostname {name}"))?;
+    }
+    if let Some(name) = &plan.domainname {
+        rustix::system::setdomainname(name.as_bytes()).doing(|| format!("set domain {name}"))?;
+    }
+    Ok(())
+}
+
+/// The point after which the process moves between v1 cgroups no more. A cgroup namespace takes
+/// the groups its maker is in as its roots, so it is made only then. Waiting comes as late as the
+/// mounts allow: the first move after a pause costs 13 ms, which the mounts before it hide.
+#[derive(Debug)]
+pub(crate) struct CgroupGate<'a> {
+    moved: bool,
+    plan: &'a Plan<'a>,
+    end: &'a ChildEnd,
+}
+
+impl CgroupGate<'_> {
+    fn pass(&mut self) -> Work<()> {
+        if self.moved {
+            return Ok(());
+        }
+        self.end.wait_moved()?;
+        self.moved = true;
+        if self.plan.namespaces.makes(Kind::Cgroup) {
+            ns::unshare(&[Kind::Cgroup]).doing(|| "unshare the cgroup namespace".to_owned())?;
+        }
+        Ok(())
+    }
+}
+
+/// A location inside the root, made where absent.
+fn ensure(root: &Root, path: &Path, leaf: berth_sys::root::Leaf) -> Work<OwnedFd> {
+    root.ensure(path, leaf).doing(|| format!("make {} in the root file system", path.display()))
+}
