@@ -17,8 +17,11 @@ const STATIC_BINARIES: &[&str] = &["containerd-shim-berth-v1", "berth-app"];
 /// A linker warning is an error here: glibc warns of getaddrinfo, getpwnam, dlopen and their
 /// kin in a static program, since they would load the host's libraries at run time. Rust's own
 /// linker, lld, keeps those warnings to itself.
-const STATIC_FLAGS: &str =
-    "-Ctarget-feature=+crt-static -Clinker-features=-lld -Clink-arg=-Wl,--fatal-warnings";
+///
+/// Not position-independent: relocating its constants at start makes 168 KiB of pages private to
+/// each shim, more than all else it uses. A shim reads no bytes of strangers but log output.
+const STATIC_FLAGS: &str = "-Ctarget-feature=+crt-static -Crelocation-model=static \
+     -Clinker-features=-lld -Clink-arg=-Wl,--fatal-warnings";
 
 /// Builds everything in `target/dist`.
 pub(crate) fn dist(workspace: &Workspace) -> Result<()> {
