@@ -94,6 +94,20 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     Ok(())
 }
 
+/// Joins a new, empty session keyring, so that keys of whoever made this process aren't possessed
+/// by what it executes (keyrings(7)). A kernel without keys has none to leak.
+pub fn new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: i32 = 1;
+    // SAFETY: takes a number and a null name, which asks for an anonymous keyring.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+    };
+    match check(ret) {
+        Err(err) if err.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        other => other,
+    }
+}
+
 /// execve never raises privileges again. Can't be taken back.
 pub fn set_no_new_privs() -> io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)
@@ -174,6 +188,21 @@ mod tests {
         .unwrap();
         assert_eq!(after.0, after.1);
         assert_eq!(capabilities().unwrap(), before, "other threads keep theirs");
+    }
+
+    #[test]
+    fn each_session_keyring_is_another() {
+        std::thread::spawn(|| {
+            // KEYCTL_GET_KEYRING_ID of KEY_SPEC_SESSION_KEYRING.
+            // SAFETY: takes numbers only.
+            let id = || unsafe { libc::syscall(libc::SYS_keyctl, 0, -3, 0) };
+            new_session_keyring().unwrap();
+            let first = id();
+            new_session_keyring().unwrap();
+            assert_ne!(first, id());
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]
