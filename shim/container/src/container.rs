@@ -6,97 +6,25 @@
 //!                 +--advance: Err (undone)    +---- its first process ends: stopped -+
 //! ```
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use berth_sys::ns::{self, Kind};
-use berth_sys::process::{self, CloneArgs, Exit};
+use berth_sys::process::{self, CloneArgs};
 use berth_sys::sock;
 use oci_spec::runtime::Spec;
 
 use crate::cgroup::{Cgroup, Layout};
 use crate::child::{self, Given};
 use crate::error::{Error, ErrorKind, Result, StepExt};
-use crate::plan::{Place, Plan, invalid};
+use crate::exit::ExitStatus;
+use crate::plan::{Place, Plan};
 use crate::pod::PodNamespaces;
+use crate::rootfs::Rootfs;
 use crate::talk::{Heard, Talk};
 use crate::wire::{self, ChildEnd};
-
-/// What becomes the container's root directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rootfs {
-    /// This host directory, bound recursively. `spec.root.path` says nothing then.
-    Directory(PathBuf),
-    /// Layers joined by overlayfs, mounted in the container's own mount namespace only.
-    Overlay(Overlay),
-}
-
-/// An overlay mount. All paths absolute.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Overlay {
-    /// Lower directories, top first; at least one.
-    pub lower: Vec<PathBuf>,
-    /// Upper and work directory; none: read only.
-    pub upper: Option<(PathBuf, PathBuf)>,
-    /// Further options, each `key` or `key=value` (`volatile`, `index=off`, `metacopy=off`).
-    pub options: Vec<String>,
-    /// Mount by mount(2) with one option text, as kernels before 6.7 need (found out by itself),
-    /// also where the kernel takes layers one by one.
-    pub by_path: bool,
-}
-
-impl Rootfs {
-    /// Reads a mount in containerd's form: type `overlay` with options `lowerdir=a:b`,
-    /// `upperdir=`, `workdir=` and others, or type `bind` with the directory as source.
-    pub fn from_mount(kind: &str, source: &str, options: &[String]) -> Result<Self> {
-        let rootfs = match kind {
-            "bind" | "rbind" => Self::Directory(PathBuf::from(source)),
-            "overlay" => Self::Overlay(Overlay::parse(options)?),
-            _ => return Err(invalid("rootfs", format!("type {kind:?} is not supported"))),
-        };
-        let relative = match &rootfs {
-            Self::Directory(path) => Some(path).filter(|path| path.is_relative()),
-            Self::Overlay(overlay) => overlay.paths().find(|path| path.is_relative()),
-        };
-        match relative {
-            Some(path) => Err(invalid("rootfs", format!("{path:?} is not an absolute path"))),
-            None => Ok(rootfs),
-        }
-    }
-}
-
-impl Overlay {
-    fn parse(options: &[String]) -> Result<Self> {
-        let mut overlay = Self::default();
-        let (mut upper, mut work) = (None, None);
-        for option in options {
-            match option.split_once('=') {
-                Some(("lowerdir", all)) => {
-                    overlay.lower = all.split(':').map(PathBuf::from).collect();
-                }
-                Some(("upperdir", path)) => upper = Some(PathBuf::from(path)),
-                Some(("workdir", path)) => work = Some(PathBuf::from(path)),
-                _ => overlay.options.push(option.clone()),
-            }
-        }
-        if overlay.lower.is_empty() {
-            return Err(invalid("rootfs", "an overlay without lowerdir"));
-        }
-        overlay.upper = match (upper, work) {
-            (Some(upper), Some(work)) => Some((upper, work)),
-            (None, None) => None,
-            _ => return Err(invalid("rootfs", "upperdir and workdir come together")),
-        };
-        Ok(overlay)
-    }
-
-    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
-        self.lower.iter().chain(self.upper.iter().flat_map(|(upper, work)| [upper, work]))
-    }
-}
 
 /// What the container's first process gets as descriptors 0, 1 and 2. Ignored where
 /// `process.terminal` is true: then all three are the terminal's.
@@ -145,53 +73,6 @@ pub enum Progress {
     Ready,
     /// The program was executed. [`Container::sync_fd`] is `None` from now on. Said once.
     Started,
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitStatus {
-    /// It exited with this code.
-    Code(u8),
-    /// This signal ended it.
-    Signal(u8),
-}
-
-impl ExitStatus {
-    /// The code as shells and Kubernetes count: 0-255, 128 + signal number.
-    #[must_use]
-    pub fn code(self) -> u32 {
-        match self {
-            Self::Code(code) => u32::from(code),
-            Self::Signal(signal) => 128 + u32::from(signal),
-        }
-    }
-
-    /// The signal that ended it.
-    #[must_use]
-    pub fn signal(self) -> Option<u32> {
-        match self {
-            Self::Code(_) => None,
-            Self::Signal(signal) => Some(u32::from(signal)),
-        }
-    }
-}
-
-impl From<Exit> for ExitStatus {
-    fn from(exit: Exit) -> Self {
-        match exit {
-            Exit::Code(code) => Self::Code(code),
-            Exit::Signal(signal) => Self::Signal(signal),
-        }
-    }
-}
-
-impl fmt::Display for ExitStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(signal) => write!(f, "signal {signal}"),
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,18 +164,15 @@ impl Container {
             }
             None => clone(),
         };
-        let talk = Talk::new(made.step(|| "clone the container's first process".to_owned())?, ours);
+        let mut talk =
+            Talk::new(made.step(|| "clone the container's first process".to_owned())?, ours);
         let moved = cgroup.enter_v1(talk.pid()).and_then(|()| talk.say_moved());
-        match moved {
-            Ok(()) => Ok(talk),
-            // A child that failed at once is gone from under the move; its own words say why.
-            Err(_) if talk.has_ended()? => Ok(talk),
-            Err(err) => {
-                let _ = talk.signal(9);
-                let _ = process::wait(talk.pidfd());
-                Err(err)
-            }
+        // The child may be held in the kernel by a dead volume: its end, and then the error, come by
+        // `advance`.
+        if let Err(err) = moved {
+            talk.fail(err);
         }
+        Ok(talk)
     }
 
     /// [`Container::create`], then waits for [`Progress::Ready`]. After `deadline` the child is
@@ -486,41 +364,4 @@ pub(crate) fn in_pid_namespace<T>(
     let made = clone();
     ns::join(own.as_fd(), Kind::Pid)?;
     made
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(kind: &str, source: &str, options: &[&str]) -> Result<Rootfs> {
-        let options: Vec<String> = options.iter().map(|&o| o.to_owned()).collect();
-        Rootfs::from_mount(kind, source, &options)
-    }
-
-    #[test]
-    fn mounts_in_containerds_form_are_read() {
-        let options = ["index=off", "lowerdir=/a:/b", "upperdir=/u", "workdir=/w", "volatile"];
-        let want = Overlay {
-            lower: vec!["/a".into(), "/b".into()],
-            upper: Some(("/u".into(), "/w".into())),
-            options: vec!["index=off".into(), "volatile".into()],
-            by_path: false,
-        };
-        assert_eq!(of("overlay", "overlay", &options).unwrap(), Rootfs::Overlay(want));
-        assert_eq!(of("bind", "/r", &["rbind"]).unwrap(), Rootfs::Directory("/r".into()));
-    }
-
-    #[test]
-    fn unusable_mounts_are_refused() {
-        for (kind, source, options) in [
-            ("ext4", "/dev/x", &[][..]),
-            ("overlay", "overlay", &["upperdir=/u"]),
-            ("overlay", "overlay", &["lowerdir=/a", "upperdir=/u"]),
-            ("overlay", "overlay", &["lowerdir=/a:b"]),
-            ("bind", "r", &[]),
-        ] {
-            let err = of(kind, source, options).unwrap_err();
-            assert_eq!(err.kind(), ErrorKind::Invalid, "{kind} {options:?}: {err}");
-        }
-    }
 }

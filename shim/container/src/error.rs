@@ -58,7 +58,7 @@ pub enum Error {
         /// What it was made for.
         step: String,
         /// How it ended.
-        status: crate::container::ExitStatus,
+        status: crate::exit::ExitStatus,
     },
     /// The container isn't in a state that allows the call.
     #[error("{what}: the container is {state}")]

@@ -16,8 +16,9 @@ use oci_spec::runtime::Process;
 
 use crate::cgroup::Cgroup;
 use crate::child::{self, program};
-use crate::container::{Container, ExitStatus, Progress, Stdio, in_pid_namespace};
+use crate::container::{Container, Progress, Stdio, in_pid_namespace};
 use crate::error::{Error, ErrorKind, Result, StepExt};
+use crate::exit::ExitStatus;
 use crate::plan::invalid;
 use crate::plan::process::ProcessPlan;
 use crate::talk::{Heard, Talk};
@@ -98,21 +99,18 @@ impl Exec {
         };
         let made =
             if kinds.contains(&Kind::Pid) { in_pid_namespace(first, clone) } else { clone() };
-        let talk = Talk::new(made.step(|| "clone the exec's process".to_owned())?, ours);
+        let mut talk = Talk::new(made.step(|| "clone the exec's process".to_owned())?, ours);
         let moved = container
             .cgroup()
             .enter_v1(talk.pid())
             .and_then(|()| cgroup.enter_v1(talk.pid()))
             .and_then(|()| talk.say_moved());
-        match moved {
-            Ok(()) => Ok(talk),
-            Err(_) if talk.has_ended()? => Ok(talk),
-            Err(err) => {
-                let _ = talk.signal(9);
-                let _ = process::wait(talk.pidfd());
-                Err(err)
-            }
+        // The child may be held in the kernel by a dead volume: its end, and then the error, come by
+        // `advance`.
+        if let Err(err) = moved {
+            talk.fail(err);
         }
+        Ok(talk)
     }
 
     /// [`Exec::spawn`], then waits for [`Progress::Started`].

@@ -27,13 +27,17 @@ mod child;
 pub mod container;
 pub mod error;
 pub mod exec;
+mod exit;
 mod plan;
 pub mod pod;
+mod rootfs;
 mod talk;
 mod wire;
 
 pub use cgroup::{Cgroup, Layout};
-pub use container::{Container, CreateRequest, ExitStatus, Overlay, Progress, Rootfs, Stdio};
+pub use container::{Container, CreateRequest, Progress, Stdio};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{Exec, ExecRequest};
+pub use exit::ExitStatus;
 pub use pod::{PodNamespaces, PodOptions};
+pub use rootfs::{Overlay, Rootfs};

@@ -13,8 +13,8 @@ use berth_sys::process::{self, Child, CloneArgs};
 use berth_sys::{netif, sock};
 use rustix::fs::{Mode, OFlags};
 
-use crate::container::ExitStatus;
 use crate::error::{Error, Result, StepExt};
+use crate::exit::ExitStatus;
 use crate::plan::{invalid, sysctls};
 use crate::wire::{ChildEnd, Doing, Failure, Said, Work, hear};
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use berth_sys::process::{self, Child};
 
-use crate::container::ExitStatus;
 use crate::error::{Error, Result, StepExt};
+use crate::exit::ExitStatus;
 use crate::wire::{self, Said};
 
 /// What a round of hearing brought.
@@ -33,6 +33,8 @@ pub(crate) struct Talk {
     sync: Option<OwnedFd>,
     executing: bool,
     failure: Option<Error>,
+    /// Why we killed it.
+    given_up: Option<Error>,
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) warnings: Vec<String>,
 }
@@ -45,6 +47,7 @@ impl Talk {
             sync: Some(sync),
             executing: false,
             failure: None,
+            given_up: None,
             terminal: None,
             warnings: Vec::new(),
         }
@@ -69,6 +72,12 @@ impl Talk {
             Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             other => other.step(|| "tell the child".to_owned()),
         }
+    }
+
+    /// Gives the child up: kills it. What it has said itself comes before `error`.
+    pub(crate) fn fail(&mut self, error: Error) {
+        let _ = self.signal(9);
+        self.given_up = Some(error);
     }
 
     /// Takes all it said until now. A failure is passed on only after its end, so that whoever
@@ -98,7 +107,8 @@ impl Talk {
             Some(status) => {
                 self.sync = None;
                 let step = "prepare the process".to_owned();
-                Ok(Heard::Failed(self.failure.take().unwrap_or(Error::Died { step, status })))
+                let why = self.failure.take().or_else(|| self.given_up.take());
+                Ok(Heard::Failed(why.unwrap_or(Error::Died { step, status })))
             }
         }
     }

@@ -133,3 +133,57 @@ fn visit(dir: &Path, each: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Resul
 fn gone(err: &io::Error) -> bool {
     err.kind() == io::ErrorKind::NotFound || err.raw_os_error() == Some(19)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    /// Machines without any v2 hierarchy are gone, their freezer isn't.
+    #[test]
+    fn a_freezer_group_is_killed_whole() {
+        let root = Path::new("/sys/fs/cgroup/freezer");
+        if !root.join("cgroup.procs").exists() || !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = root.join(format!("berth-test-{}-kill", std::process::id()));
+        fs::create_dir_all(dir.join("below")).unwrap();
+        // Waits for a line before it spreads, so that it is in the group by then.
+        let script = "read x; yes 0.2 | xargs -n 1 -P 30 sleep";
+        let mut shells: Vec<_> = [dir.clone(), dir.join("below")]
+            .into_iter()
+            .map(|dir| {
+                let mut shell = Command::new("busybox");
+                let shell = shell.args(["sh", "-c", script]).stdin(Stdio::piped()).spawn().unwrap();
+                cgroupfs::write(&dir.join("cgroup.procs"), &shell.id().to_string()).unwrap();
+                shell
+            })
+            .collect();
+        for shell in &mut shells {
+            drop(io::Write::write_all(shell.stdin.as_mut().unwrap(), b"go\n"));
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while pids(&dir).unwrap().len() < 40 {
+            assert!(Instant::now() < deadline, "it doesn't spread");
+        }
+        kill_v1(&dir).unwrap();
+        for shell in &mut shells {
+            shell.wait().unwrap();
+        }
+        while !pids(&dir).unwrap().is_empty() {
+            assert!(Instant::now() < deadline, "something lives on");
+        }
+        kill_v1(&dir).unwrap();
+        fs::remove_dir(dir.join("below")).unwrap();
+        fs::remove_dir(&dir).unwrap();
+        kill_v1(&dir).unwrap();
+        assert_eq!(pids(&dir).unwrap(), Vec::<u32>::new(), "gone");
+    }
+
+    #[test]
+    fn counters_are_read_from_their_line() {
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        assert_eq!(number_after(text, "oom_kill "), 3);
+        assert_eq!(number_after("low 0\noom 1\n", "oom_kill "), 0);
+    }
+}

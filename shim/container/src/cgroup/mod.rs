@@ -46,27 +46,21 @@ impl Cgroup {
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
         let cgroup = Self { layout: layout.clone(), path: relative(path)? };
-        let made = cgroup.make(tree::Leaf::New).and_then(|()| match resources {
+        cgroup.make(tree::Leaf::New, true)?;
+        let limited = match resources {
             Some(resources) => cgroup.limit(resources, limits::Moment::Create, warnings),
             None => Ok(()),
-        });
-        if let Err(err) = made {
-            // What existed before isn't ours to take away; only an own directory is marked.
-            if err.kind() != crate::ErrorKind::Exists {
-                let _ = cgroup.remove(Duration::from_millis(100));
-            }
-            return Err(err);
+        };
+        if limited.is_err() {
+            let _ = cgroup.remove(Duration::from_millis(100));
         }
-        Ok(cgroup)
+        limited.map(|()| cgroup)
     }
 
     /// Makes `path` where absent (a pod's parent cgroup), joins it where it exists.
     pub fn ensure(layout: &Layout, path: &Path) -> Result<Self> {
         let cgroup = Self { layout: layout.clone(), path: relative(path)? };
-        if let Err(err) = cgroup.make(tree::Leaf::Any) {
-            let _ = cgroup.remove(Duration::ZERO);
-            return Err(err);
-        }
+        cgroup.make(tree::Leaf::Any, true)?;
         Ok(cgroup)
     }
 
@@ -170,29 +164,30 @@ impl Cgroup {
 
     /// Makes the directories without limits.
     pub(crate) fn make_plain(&self) -> Result<()> {
-        for root in self.layout.roots() {
-            tree::make(root, &self.path, tree::Leaf::New, &|_| Ok(()))
-                .step(|| format!("make cgroup {}", root.join(&self.path).display()))?;
-        }
-        Ok(())
+        self.make(tree::Leaf::New, false)
     }
 
-    /// Makes the directories, and on the way down what a limited cgroup needs of its parents.
-    fn make(&self, leaf: tree::Leaf) -> Result<()> {
-        for (root, controllers) in &self.layout.v1 {
-            let cpuset = controllers.iter().any(|c| c == "cpuset");
-            let prepare = |dir: &Path| if cpuset { v1::inherit_cpuset(dir) } else { Ok(()) };
-            tree::make(root, &self.path, leaf, &prepare)
-                .step(|| format!("make cgroup {}", root.join(&self.path).display()))?;
-        }
-        if let Some(root) = &self.layout.v2 {
-            let unified = self.layout.is_unified();
-            let prepare = |dir: &Path| match dir.parent() {
-                Some(parent) if unified => v2::enable_controllers(parent),
-                _ => Ok(()),
-            };
-            tree::make(root, &self.path, leaf, &prepare)
-                .step(|| format!("make cgroup {}", root.join(&self.path).display()))?;
+    /// Makes the directories; with `controlled`, and on the way down what a limited cgroup needs of
+    /// its parents. Undone where it fails halfway.
+    fn make(&self, leaf: tree::Leaf, controlled: bool) -> Result<()> {
+        let unified = self.layout.is_unified();
+        let prepare = |dir: &Path, controllers: &[String]| match dir.parent() {
+            _ if !controlled => Ok(()),
+            _ if controllers.iter().any(|c| c == "cpuset") => v1::inherit_cpuset(dir),
+            Some(parent) if unified => v2::enable_controllers(parent),
+            _ => Ok(()),
+        };
+        let v1 = self.layout.v1.iter().map(|(root, all)| (root, all.as_slice()));
+        let all: Vec<_> = v1.chain(self.layout.v2.iter().map(|root| (root, &[][..]))).collect();
+        for (at, (root, controllers)) in all.iter().enumerate() {
+            let made = tree::make(root, &self.path, leaf, &|dir| prepare(dir, controllers));
+            let Err(err) = made else { continue };
+            // What was there before this call isn't ours to take away.
+            let exists = err.kind() == io::ErrorKind::AlreadyExists;
+            for (root, _) in all.iter().take(at + usize::from(!exists)) {
+                let _ = tree::remove(root, &self.path, Duration::ZERO);
+            }
+            return Err(err).step(|| format!("make cgroup {}", root.join(&self.path).display()));
         }
         Ok(())
     }

@@ -15,11 +15,12 @@ pub(crate) mod terminal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use berth_sys::creds;
 use berth_sys::mount;
 use berth_sys::ns::{self, Kind};
 use berth_sys::process::{self, Stdio as Number};
 use berth_sys::root::Root;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::container::Stdio;
 use crate::plan::process::ProcessPlan;
@@ -79,6 +80,7 @@ fn prepare(plan: &Plan<'_>, given: &Given<'_>) -> Work<()> {
 pub(crate) fn begin(process: &ProcessPlan, stdio: Stdio<'_>, end: &ChildEnd) -> Work<()> {
     rustix::process::setsid().doing(|| "setsid".to_owned())?;
     rustix::process::umask(Mode::empty());
+    creds::new_session_keyring().doing(|| "make a session keyring".to_owned())?;
     if let Some(wanted) = process.oom_score_adj {
         program::set_oom_score(wanted, end)?;
     }
@@ -99,11 +101,19 @@ fn install_stdio(process: &ProcessPlan, stdio: Stdio<'_>) -> Work<()> {
     }
     for (fd, number, is_given) in &lifted {
         process::install_stdio(fd.as_fd(), *number).doing(|| "set up stdio".to_owned())?;
-        // So that the user can open /dev/stdout anew. A file of the host's may refuse: its owner's
-        // right.
         if *is_given && process.uid != 0 {
-            let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(process.uid)), None);
+            give_to_user(fd.as_fd(), process.uid).doing(|| "set up stdio".to_owned())?;
         }
+    }
+    Ok(())
+}
+
+/// So that the user can open /dev/stdout anew. Only what has no other life: a file or device of
+/// the host keeps its owner.
+fn give_to_user(fd: BorrowedFd<'_>, uid: u32) -> std::io::Result<()> {
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode);
+    if matches!(kind, FileType::Fifo | FileType::Socket) {
+        rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), None)?;
     }
     Ok(())
 }

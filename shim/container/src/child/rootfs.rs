@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use berth_sys::mount::{self, Change, FsContext, Propagation, attr};
 use berth_sys::root::Root;
 
-use crate::container::{Overlay, Rootfs};
 use crate::plan::Plan;
 use crate::pod::{LAYERS, ROOTFS};
+use crate::rootfs::{Overlay, Rootfs};
 use crate::wire::{Doing, Work};
 
 /// A root taken from the host's mount namespace.

@@ -13,8 +13,9 @@ use berth_sys::mount::Propagation;
 use berth_sys::ns::Kind;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
 
-use crate::container::{CreateRequest, Rootfs};
+use crate::container::CreateRequest;
 use crate::error::{Error, Result};
+use crate::rootfs::Rootfs;
 use mounts::MountPlan;
 use process::ProcessPlan;
 

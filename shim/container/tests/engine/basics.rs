@@ -1,10 +1,12 @@
 //! A container's life, its process, its failures.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use berth_container::{Container, CreateRequest, ErrorKind, ExitStatus, Progress, Stdio};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Case;
 use super::setup::{Bench, LIMIT, end, exec, kill, process};
@@ -25,6 +27,10 @@ pub(crate) const CASES: &[Case] = &[
     ("an abort before the start leaves nothing", abort),
     ("a kill at the gate is an end like any other", kill_at_gate),
     ("states out of order are refused", out_of_order),
+    ("whatever step fails, nothing is left", failing_steps),
+    ("a volume that hangs holds up its own create only", hanging_volume),
+    ("a cgroup in the way in one hierarchy is left alone", half_there),
+    ("the host's own devices keep their owner", null_owner),
 ];
 
 fn script() {
@@ -218,4 +224,184 @@ fn out_of_order() {
     let err = container.start().unwrap_err();
     assert_eq!(err.kind(), ErrorKind::NotReady, "{err}");
     kill(&container);
+}
+
+/// One spec for each step of the child that can be made to fail from outside. What is left is
+/// looked at by the runner.
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn failing_steps() {
+    let bench = Bench::new();
+    fs::write(bench.rootfs().join("file"), "").unwrap();
+    let mount = |mount: Value| move |spec: &mut Value| super::setup::add_mount(spec, mount);
+    let set = |at: &'static str, value: Value| {
+        move |spec: &mut Value| match spec.pointer_mut(at) {
+            Some(place) => *place = value,
+            None => {
+                let (parent, key) = at.rsplit_once('/').unwrap();
+                let parent = spec.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+                parent.insert(key.to_owned(), value);
+            }
+        }
+    };
+    type Change = Box<dyn FnOnce(&mut Value)>;
+    let cases: Vec<(Change, &str)> = vec![
+        (Box::new(set("/root/path", json!("none"))), "open root directory"),
+        (
+            Box::new(mount(json!({"destination": "/t", "type": "nofs"}))),
+            "mount /t (nofs): no such device",
+        ),
+        (
+            Box::new(mount(json!({"destination": "/t", "type": "tmpfs", "options": ["size=x"]}))),
+            "mount /t (tmpfs): ",
+        ),
+        (
+            Box::new(mount(json!({"destination": "/file/x", "type": "tmpfs"}))),
+            "make /file/x in the root file system: not a directory",
+        ),
+        (
+            Box::new(mount(json!({"destination": "/", "type": "tmpfs"}))),
+            "mount / (tmpfs): a mount on /",
+        ),
+        (
+            Box::new(set(
+                "/linux/namespaces",
+                json!([{"type": "mount"}, {"type": "network", "path": "/no/net"}]),
+            )),
+            "join the net namespace /no/net: no such file or directory",
+        ),
+        (
+            Box::new(set(
+                "/linux/namespaces",
+                json!([{"type": "mount"}, {"type": "pid", "path": "/no/pid"}]),
+            )),
+            "join the pid namespace /no/pid: no such file or directory",
+        ),
+        (
+            Box::new(set(
+                "/linux/namespaces",
+                json!([{"type": "mount"}, {"type": "ipc", "path": "/proc/self/ns/uts"}]),
+            )),
+            "join the ipc namespace: invalid argument",
+        ),
+        (
+            Box::new(set("/linux/sysctl", json!({"kernel.msgmax": "lots"}))),
+            "write \"lots\" to /proc/sys/kernel/msgmax: invalid argument",
+        ),
+        (
+            Box::new(set(
+                "/linux/devices",
+                json!([{"path": "/file", "type": "c", "major": 1, "minor": 3}]),
+            )),
+            "make device /file: file exists",
+        ),
+        (
+            Box::new(set("/process/cwd", json!("/file"))),
+            "enter working directory /file: not a directory",
+        ),
+        (Box::new(set("/mounts", json!([]))), "open a terminal at /dev/pts/ptmx"),
+        (
+            Box::new(set(
+                "/process/rlimits",
+                json!([{"type": "RLIMIT_NOFILE", "soft": 9, "hard": 1u64 << 62}]),
+            )),
+            "set RLIMIT_NOFILE",
+        ),
+    ];
+    for (change, want) in cases {
+        let mut spec = bench.spec("true");
+        spec["process"]["terminal"] = json!(want.contains("terminal"));
+        change(&mut spec);
+        match bench.create(&spec, Stdio::default()) {
+            Err(err) => assert!(err.to_string().starts_with(want), "{want}: {err}"),
+            // Above what this host allows: the nearest is set and told.
+            Ok(mut container) => {
+                let warnings = container.take_warnings();
+                assert!(
+                    warnings.iter().any(|w| w.contains("RLIMIT_NOFILE")),
+                    "{want}: {warnings:?}"
+                );
+                container.abort(LIMIT).unwrap();
+            }
+        }
+        let left = Path::new("/sys/fs/cgroup/pids").join(&bench.name).exists();
+        assert!(!left, "{want}");
+    }
+}
+
+/// A FUSE mount whose server never answers.
+fn hanging_volume() {
+    let bench = Bench::new();
+    let volume = bench.dir.join("volume");
+    fs::create_dir(&volume).unwrap();
+    let Ok(server) = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") else {
+        return; // A kernel without FUSE.
+    };
+    let context = berth_sys::mount::FsContext::open(c"fuse").unwrap();
+    let fd = server.as_raw_fd().to_string();
+    for (key, value) in
+        [("fd", fd.as_str()), ("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")]
+    {
+        context.string(key, value).unwrap();
+    }
+    let mount = context.mount(0).unwrap();
+    berth_sys::mount::attach(mount.as_fd(), fs::File::open(&volume).unwrap().as_fd()).unwrap();
+    drop((mount, context));
+    let mut spec = bench.spec("true");
+    let source = volume.join("inside");
+    super::setup::add_mount(
+        &mut spec,
+        json!({"destination": "/v", "type": "bind", "source": source, "options": ["rbind"]}),
+    );
+    let spec = serde_json::from_value(spec).unwrap();
+    let request = CreateRequest {
+        id: "c",
+        bundle: &bench.dir,
+        spec: &spec,
+        rootfs: None,
+        pod: &bench.pod,
+        layout: &bench.layout,
+        stdio: Stdio::default(),
+    };
+    let mut stuck = Container::create(&request).unwrap();
+    assert_eq!(stuck.advance().unwrap(), Progress::Pending);
+    // Another container of the pod comes and goes meanwhile.
+    let text = bench.sh_with("echo fine", |spec| {
+        spec["linux"]["cgroupsPath"] = json!(format!("/{}/other", bench.name));
+    });
+    assert_eq!(text, "fine\n");
+    assert_eq!(stuck.advance().unwrap(), Progress::Pending);
+    stuck.abort(LIMIT).unwrap();
+    drop(server);
+    berth_sys::mount::detach(&volume).unwrap();
+}
+
+fn half_there() {
+    let bench = Bench::new();
+    if bench.layout.is_unified() {
+        return; // There is one hierarchy only.
+    }
+    let inside = bench.cgroup();
+    let foreign = Path::new("/sys/fs/cgroup/memory").join(inside.trim_start_matches('/'));
+    fs::create_dir_all(&foreign).unwrap();
+    let err = bench.create(&bench.spec("true"), Stdio::default()).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Exists, "{err}");
+    assert!(foreign.exists(), "not ours");
+    assert!(!Path::new("/sys/fs/cgroup/blkio").join(&bench.name).exists(), "ours, undone");
+    fs::remove_dir(&foreign).unwrap();
+    fs::remove_dir(foreign.parent().unwrap()).unwrap();
+}
+
+fn null_owner() {
+    let bench = Bench::new();
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
+    let file = fs::File::create(bench.dir.join("log")).unwrap();
+    let mut spec = bench.spec("true");
+    spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    let stdio =
+        Stdio { stdin: Some(null.as_fd()), stdout: Some(file.as_fd()), stderr: Some(null.as_fd()) };
+    let mut container = bench.create(&spec, stdio).unwrap();
+    container.start_blocking(LIMIT).unwrap();
+    assert_eq!(end(&container), ExitStatus::Code(0));
+    assert_eq!(null.metadata().unwrap().uid(), 0);
+    assert_eq!(file.metadata().unwrap().uid(), 0);
 }

@@ -141,7 +141,7 @@ fn oom() {
 fn fork_bomb() {
     let bench = Bench::new();
     // In the host's PID namespace, where the first process's end takes nobody along.
-    let bomb = "for i in 1 2 3; do yes 0.01 | xargs -n 1 -P 40 sleep & done; exec sleep 1000";
+    let bomb = "for i in 1 2 3; do yes 0.2 | xargs -n 1 -P 40 sleep & done; exec sleep 1000";
     let mut spec = bench.spec(bomb);
     let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
     namespaces.retain(|n| n["type"] != "pid");

@@ -18,6 +18,7 @@ mod filesystem;
 mod pods;
 mod processes;
 mod setup;
+mod speed;
 
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,6 +38,9 @@ fn main() {
     // What other tests mount meanwhile is not to be mistaken for what a container left.
     ns::unshare(&[Kind::Mnt]).unwrap();
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    if std::env::args().any(|arg| arg == "--speed") {
+        return speed::print();
+    }
     let mut failed = Vec::new();
     set_root(Propagation::Private);
     let all = [basics::CASES, cgroups::CASES, filesystem::CASES, pods::CASES, processes::CASES];
