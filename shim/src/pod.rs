@@ -56,6 +56,7 @@ struct Live {
     order: PodOrder,
     namespaces: PodNamespaces,
     init: Option<Init>,
+    pinned: bool,
     /// The directory of the pinned network namespace, if this shim made it.
     made_directory: Option<PathBuf>,
 }
@@ -121,7 +122,7 @@ impl Shim {
         }
         let namespaces = PodNamespaces::create(&options(&order))
             .map_err(|error| status_of("create the pod's namespaces", &error))?;
-        let mut live = Live { order, namespaces, init: None, made_directory: None };
+        let mut live = Live { order, namespaces, init: None, pinned: false, made_directory: None };
         if let Err(status) = self.set_up(&mut live) {
             self.undo(&mut live);
             return Err(status);
@@ -132,11 +133,15 @@ impl Shim {
 
     /// The steps that leave something outside of this process.
     fn set_up(&mut self, live: &mut Live) -> Result<(), Status> {
+        // First, so that whoever cleans up after a crash knows what may be there.
+        crate::delete::remember_pod(&self.paths, &live.order)
+            .map_err(|error| Status::internal(format!("write the pod's record: {error}")))?;
         if let Some(path) = live.order.netns_path.clone() {
             live.made_directory = make_directory_of(&path)?;
             live.namespaces
                 .pin_net(&path)
                 .map_err(|error| status_of("pin the network namespace", &error))?;
+            live.pinned = true;
         }
         if live.order.shared_pid {
             let path = live.order.cgroup_parent.join(&live.order.pod_id);
@@ -156,8 +161,7 @@ impl Shim {
                 .add(&init.pidfd, Token::Process(number), Interest::IN)
                 .map_err(|error| Status::internal(format!("poll the pod's init: {error}")))?;
         }
-        crate::delete::remember_pod(&self.paths, &live.order)
-            .map_err(|error| Status::internal(format!("write the pod's record: {error}")))
+        Ok(())
     }
 
     /// Undoes a pod that was made in part. Blocks for the end of the init, which waits for nobody.
@@ -293,7 +297,7 @@ fn make_directory_of(path: &Path) -> Result<Option<PathBuf>, Status> {
 
 /// Unpins the network namespace. What cannot be undone is said and left for the daemon.
 fn release_net(live: &mut Live) {
-    if let Some(path) = &live.order.netns_path {
+    if let Some(path) = live.order.netns_path.as_ref().filter(|_| live.pinned) {
         log_error("unpin the network namespace", engine::pod::unpin(path));
     }
     if let Some(directory) = live.made_directory.take() {

@@ -107,6 +107,7 @@ fn a_create_that_fails_leaves_nothing() {
     let (_, message) = status(pod.task.create(context(), &order));
     assert!(message.contains("/no/such/source"), "{message}");
     assert!(pod.inventory().containers.is_empty());
+    assert!(!pod.log("c").exists());
     assert!(pod.cgroups().is_empty(), "{:?}", pod.cgroups());
     // The id is free again.
     pod.run("c", &["true"]);
@@ -140,6 +141,15 @@ fn malformed_orders_name_the_field() {
     let (_, message) =
         refused(&|order| order.stdout = format!("crilog://{}/x/0.log", file.display()));
     assert!(message.contains(&format!("{}/x/0.log", file.display())), "{message}");
+    let link = pod.root.join("link");
+    std::os::unix::fs::symlink("/etc/no-such-file", &link).unwrap();
+    // Another id: a volatile overlay that was mounted once is not mounted again.
+    let mut order = pod.order("d", &["true"]);
+    order.stdout = format!("crilog://{}", link.display());
+    let (_, message) = status(pod.task.create(context(), &order));
+    assert!(message.contains(&link.display().to_string()), "{message}");
+    assert!(pod.inventory().containers.is_empty());
+    assert!(pod.cgroups().is_empty(), "{:?}", pod.cgroups());
 }
 
 #[test]

@@ -76,6 +76,13 @@ fn a_pod_that_cannot_be_made_leaves_nothing() {
     assert!(status(failed).1.contains("no.such.sysctl"));
     assert!(!pod.root.join("ns/y").exists());
     assert!(pod.cgroups().is_empty());
+    // What another pinned there is left alone.
+    let taken = pod.root.join("taken");
+    fs::write(&taken, "").unwrap();
+    let failed = pod.create_pod(|request| request.netns_path = taken.display().to_string());
+    assert!(status(failed).1.contains(&taken.display().to_string()));
+    assert!(taken.exists());
+    assert!(!pod.dir.join("pod.json").exists());
     // It can be made then.
     pod.create_pod(|request| request.shared_pid = true).unwrap();
 }

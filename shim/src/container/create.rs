@@ -118,8 +118,8 @@ impl Shim {
         }
         let spec = self.read_spec(&order.bundle)?;
         let process = spec.process().clone().ok_or_else(|| Status::invalid("process: missing"))?;
-        let log = order.streams.log_path()?.map(open_log).transpose()?;
-        let pipes = Pipes::new(&order.streams, log.is_some())?;
+        let logged = order.streams.log_path()?.is_some();
+        let pipes = Pipes::new(&order.streams, logged)?;
         let engine = self.launch(&order, &spec, &pipes)?;
         let Pipes { read, stdin, own_stdin, own_outputs } = pipes;
         drop((own_stdin, own_outputs));
@@ -131,7 +131,7 @@ impl Shim {
             streams: order.streams,
             phase: Phase::Creating,
             exit: None,
-            log,
+            log: None,
             engine,
             process: Box::new(process),
             stdin,
@@ -145,7 +145,7 @@ impl Shim {
         };
         self.containers.insert(number, container);
         self.register(number, read).or_else(|error| {
-            self.give_up_create(number, &format!("create: poll: {error}"));
+            self.give_up_create(number, Status::internal(format!("create: poll: {error}")));
             Ok(())
         })
     }
@@ -234,7 +234,16 @@ impl Shim {
         }
     }
 
+    /// All is prepared. The log is opened last: a create that fails leaves none behind.
     fn created(&mut self, number: u64) {
+        let Some(container) = self.containers.get_mut(&number) else { return };
+        match container.streams.log_path().and_then(|path| path.map(open_log).transpose()) {
+            Ok(log) => container.log = log,
+            Err(status) => {
+                self.give_up_create(number, status);
+                return;
+            }
+        }
         let Some(container) = self.containers.get_mut(&number) else { return };
         if let Some(terminal) = container.engine.take_terminal() {
             let sink =
@@ -248,7 +257,8 @@ impl Shim {
                     }
                 }
                 Err(error) => {
-                    self.give_up_create(number, &format!("create: read the terminal: {error}"));
+                    let text = format!("create: read the terminal: {error}");
+                    self.give_up_create(number, Status::internal(text));
                     return;
                 }
             }
@@ -268,12 +278,12 @@ impl Shim {
 
     /// Kills a child that must not go on. Its end comes as an error of `advance`; the answer is
     /// given now, since that error would not say why.
-    fn give_up_create(&mut self, number: u64, why: &str) {
+    fn give_up_create(&mut self, number: u64, status: Status) {
         let Some(container) = self.containers.get_mut(&number) else { return };
         if let Err(error) = container.engine.abort(std::time::Duration::from_secs(1)) {
             crate::log::say(format_args!("container {}: undo create: {error}", container.id));
         }
-        self.forget_create(number, Status::internal(why));
+        self.forget_create(number, status);
     }
 
     fn forget_create(&mut self, number: u64, status: Status) {
