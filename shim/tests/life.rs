@@ -321,3 +321,35 @@ fn a_killed_shim_leaves_what_the_delete_verb_ends() {
     until("the other is dead", || !alive(second));
     delete(&pod.dir);
 }
+
+#[test]
+fn nothing_piles_up() {
+    let pod = Pod::new();
+    let cycle = |id: &str| {
+        pod.run(id, &["sh", "-c", "echo x; sleep 1000"]);
+        assert_eq!(pod.exec(id, &["true"]).unwrap().exit_code, 0);
+        assert!(pod.exec_for(id, &["sleep", "1000"], 20).unwrap().timed_out);
+        pod.kill(id, 9).unwrap();
+        assert_eq!(pod.wait(id), 137);
+        assert_eq!(pod.delete(id).unwrap(), 137);
+        let failed = pod.order_with(&format!("{id}f"), &["true"], |spec| {
+            spec["process"]["cwd"] = json!("relative");
+        });
+        assert!(pod.task.create(context(), &failed).is_err());
+    };
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", pod.pid)).unwrap().count();
+    cycle("first");
+    let before = descriptors();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let cycle = &cycle;
+            scope.spawn(move || (0..8).for_each(|round| cycle(&format!("c{thread}-{round}"))));
+        }
+    });
+    assert_eq!(descriptors(), before);
+    let task = format!("/proc/{}/task", pod.pid);
+    assert_eq!(fs::read_dir(&task).unwrap().count(), 1, "the shim has one thread");
+    let children = fs::read_to_string(format!("{task}/{}/children", pod.pid)).unwrap();
+    assert_eq!(children, "");
+    assert!(pod.cgroups().is_empty());
+}
