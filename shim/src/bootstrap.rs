@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use berth_proto::paths::PodPaths;
 use berth_sys::resident::{Fork, fork};
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::args::Args;
@@ -84,7 +85,8 @@ fn bind(paths: &PodPaths) -> Result<Option<OwnedFd>, BootstrapError> {
     let address = SocketAddrUnix::new(name).during("name the socket")?;
     if fs::symlink_metadata(name).is_ok() {
         let probe = socket().during("make a socket")?;
-        if rustix::net::connect(&probe, &address).is_ok() {
+        // Too many callers at once (EAGAIN) is an answer too.
+        if matches!(rustix::net::connect(&probe, &address), Ok(()) | Err(Errno::AGAIN)) {
             return Ok(None);
         }
         fs::remove_file(name).during("remove a dead shim's socket")?;

@@ -133,9 +133,9 @@ impl Shim {
             self.poll.remove(sync);
         }
         let progress = exec.engine.advance();
-        for warning in exec.engine.take_warnings() {
-            crate::log::say(format_args!("exec: {warning}"));
-        }
+        // They were said when the container was created with the same settings; a probe would say
+        // them again for ever.
+        drop(exec.engine.take_warnings());
         let again = match progress {
             Ok(Progress::Pending) => exec.engine.sync_fd(),
             Ok(_) => {

@@ -239,6 +239,20 @@ fn what_a_container_leaves_dies_with_it() {
 }
 
 #[test]
+fn a_container_that_wants_too_much_memory_is_oom_killed() {
+    let pod = Pod::new();
+    let argv = ["busybox", "dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=60"];
+    let order = pod.order_with("c", &argv, |spec| {
+        spec["linux"]["resources"] = json!({ "memory": { "limit": 20 << 20 } });
+    });
+    pod.task.create(context(), &order).unwrap();
+    pod.start("c").unwrap();
+    assert_eq!(pod.wait("c"), 137);
+    assert!(pod.exit_record("c").oom_killed);
+    assert!(pod.inventory().containers[0].oom_killed);
+}
+
+#[test]
 fn a_pod_stops_with_all_that_runs_in_it() {
     let pod = Pod::new();
     let first = pod.run("a", &["sleep", "1000"]);

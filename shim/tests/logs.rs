@@ -159,6 +159,14 @@ fn an_exit_record_waits_for_room_on_a_full_disk() {
     fs::remove_file(&filler).unwrap();
     until("the record is written", || disk.0.join("c.json").exists());
     assert_eq!(pod.exit_record("c").exit_code, 9);
+
+    // Nor does it keep a pod from being stopped and removed.
+    let _ = fs::write(&filler, vec![0; 1 << 20]);
+    pod.run("d", &["sleep", "1000"]);
+    pod.stop().unwrap();
+    assert!(pod.cgroups().is_empty());
+    assert_eq!(pod.inventory().containers[1].exit_code, 137);
+    assert_eq!(pod.delete("d").unwrap(), 137);
 }
 
 #[test]
