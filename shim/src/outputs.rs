@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use crate::poll::Token;
 use crate::service::Reply;
 use crate::shim::Shim;
-use crate::ttrpc::Status;
+use crate::ttrpc::{MAX_PAYLOAD, Status};
 
-/// Bytes of one part, both streams together: a message takes 4 MiB, envelopes included.
-const PART: usize = 3 << 20;
+/// Bytes of one part, both streams together: what a message takes, but for its envelopes.
+const PART: usize = MAX_PAYLOAD - (64 << 10);
 /// How long the next part is waited for.
 const KEPT: Duration = Duration::from_secs(30);
 

@@ -4,10 +4,11 @@
 //! time: a call that waits (Wait, ExecSync) is a number kept somewhere, not a thread.
 
 mod conn;
-pub(crate) mod frame;
+mod frame;
 mod message;
 mod server;
 mod status;
 
+pub(crate) use frame::MAX_PAYLOAD;
 pub(crate) use server::{Call, ReplyTo, Server};
 pub(crate) use status::{Code, Status};
