@@ -133,13 +133,13 @@ fn an_exec_ends_with_its_container() {
         move || {
             let request = pb::ExecSyncRequest {
                 container_id: "c".into(),
-                argv: vec!["sleep".into(), "1000".into()],
+                argv: ["sh", "-c", "echo > /running; sleep 1000"].map(str::to_owned).to_vec(),
                 ..Default::default()
             };
             common::call::<_, pb::ExecSyncResponse>(&client, "ExecSync", &request).unwrap()
         }
     });
-    until("the exec runs", || processes(&pod) == 2);
+    until("the exec runs", || pod.exec("c", &["cat", "/running"]).unwrap().exit_code == 0);
     pod.kill("c", 9).unwrap();
     assert_eq!(exec.join().unwrap().exit_code, 137);
     assert_eq!(pod.wait("c"), 137);

@@ -262,16 +262,13 @@ fn a_pod_stops_with_all_that_runs_in_it() {
         move || {
             let request = berth_proto::shim::ExecSyncRequest {
                 container_id: "a".into(),
-                argv: vec!["sleep".into(), "1000".into()],
+                argv: ["sh", "-c", "echo > /running; sleep 1000"].map(str::to_owned).to_vec(),
                 ..Default::default()
             };
             common::call::<_, berth_proto::shim::ExecSyncResponse>(&client, "ExecSync", &request)
         }
     });
-    until("the exec runs", || {
-        let request = api::PidsRequest { id: "a".into(), ..Default::default() };
-        pod.task.pids(context(), &request).unwrap().processes.len() == 2
-    });
+    until("the exec runs", || pod.exec("a", &["cat", "/running"]).unwrap().exit_code == 0);
     pod.stop().unwrap();
     assert!(!alive(first) && !alive(second));
     assert_eq!(pod.exit_record("a").exit_code, 137);
