@@ -109,7 +109,7 @@ pub struct Container {
 
 impl Container {
     /// Checks the spec, makes the cgroup with its limits, and starts the child that prepares
-    /// everything else; returns as soon as it runs (on v1 after it was moved into its cgroups).
+    /// everything else; returns as soon as it runs.
     pub fn create(request: &CreateRequest<'_>) -> Result<Self> {
         let plan = Plan::read(request)?;
         let mut warnings = Vec::new();
@@ -128,7 +128,7 @@ impl Container {
         }
     }
 
-    /// Clones the child and moves it into its cgroups; kills it where that fails.
+    /// Clones the child.
     fn launch(plan: &Plan<'_>, request: &CreateRequest<'_>, cgroup: &Cgroup) -> Result<Talk> {
         let (ours, theirs) = sock::message_pair().step(|| "make a socket".to_owned())?;
         let mut keep = vec![0, 1, 2, theirs.as_raw_fd(), request.pod.mnt().as_raw_fd()];
@@ -149,6 +149,7 @@ impl Container {
                 let given = Given {
                     small_ns: request.pod.mnt(),
                     layout: request.layout,
+                    cgroup,
                     stdio: request.stdio,
                     end: ChildEnd::new(theirs),
                 };
@@ -164,15 +165,7 @@ impl Container {
             }
             None => clone(),
         };
-        let mut talk =
-            Talk::new(made.step(|| "clone the container's first process".to_owned())?, ours);
-        let moved = cgroup.enter_v1(talk.pid()).and_then(|()| talk.say_moved());
-        // The child may be held in the kernel by a dead volume: its end, and then the error, come by
-        // `advance`.
-        if let Err(err) = moved {
-            talk.fail(err);
-        }
-        Ok(talk)
+        Ok(Talk::new(made.step(|| "clone the container's first process".to_owned())?, ours))
     }
 
     /// [`Container::create`], then waits for [`Progress::Ready`]. After `deadline` the child is

@@ -88,7 +88,7 @@ impl Exec {
         let clone = || {
             process::spawn(&args, || {
                 let end = ChildEnd::new(theirs);
-                match run(plan, stdio, first, kinds, &end) {
+                match run(plan, stdio, first, kinds, &[container.cgroup(), cgroup], &end) {
                     Ok(never) => match never {},
                     Err(failure) => {
                         end.failed(&failure);
@@ -99,18 +99,7 @@ impl Exec {
         };
         let made =
             if kinds.contains(&Kind::Pid) { in_pid_namespace(first, clone) } else { clone() };
-        let mut talk = Talk::new(made.step(|| "clone the exec's process".to_owned())?, ours);
-        let moved = container
-            .cgroup()
-            .enter_v1(talk.pid())
-            .and_then(|()| cgroup.enter_v1(talk.pid()))
-            .and_then(|()| talk.say_moved());
-        // The child may be held in the kernel by a dead volume: its end, and then the error, come by
-        // `advance`.
-        if let Err(err) = moved {
-            talk.fail(err);
-        }
-        Ok(talk)
+        Ok(Talk::new(made.step(|| "clone the exec's process".to_owned())?, ours))
     }
 
     /// [`Exec::spawn`], then waits for [`Progress::Started`].
@@ -215,17 +204,18 @@ fn run(
     stdio: Stdio<'_>,
     first: BorrowedFd<'_>,
     kinds: &[Kind],
+    cgroups: &[&Cgroup],
     end: &ChildEnd,
 ) -> Work<Infallible> {
-    child::begin(plan, stdio, end)?;
+    child::begin(plan, stdio, cgroups, end)?;
     let joined: Vec<Kind> = kinds.iter().copied().filter(|kind| *kind != Kind::Pid).collect();
     ns::join_process(first, &joined).doing(|| "join the container's namespaces".to_owned())?;
+    program::let_go(end);
     if plan.terminal.is_some() {
         let root = Root::new(child::open_dir("/")?);
         let pty = child::terminal::make(&root)?;
         child::terminal::take(pty, plan, end)?;
     }
     let env = program::become_process(plan, end)?;
-    end.wait_moved()?;
     program::execute(plan, &env, end)
 }

@@ -33,8 +33,6 @@ pub(crate) struct Talk {
     sync: Option<OwnedFd>,
     executing: bool,
     failure: Option<Error>,
-    /// Why we killed it.
-    given_up: Option<Error>,
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) warnings: Vec<String>,
 }
@@ -47,7 +45,6 @@ impl Talk {
             sync: Some(sync),
             executing: false,
             failure: None,
-            given_up: None,
             terminal: None,
             warnings: Vec::new(),
         }
@@ -63,21 +60,6 @@ impl Talk {
 
     pub(crate) fn sync_fd(&self) -> Option<BorrowedFd<'_>> {
         self.sync.as_ref().map(AsFd::as_fd)
-    }
-
-    pub(crate) fn say_moved(&self) -> Result<()> {
-        let Some(sync) = &self.sync else { return Ok(()) };
-        match wire::say_moved(sync.as_fd()) {
-            // It gave up meanwhile; its last words say why.
-            Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.step(|| "tell the child".to_owned()),
-        }
-    }
-
-    /// Gives the child up: kills it. What it has said itself comes before `error`.
-    pub(crate) fn fail(&mut self, error: Error) {
-        let _ = self.signal(9);
-        self.given_up = Some(error);
     }
 
     /// Takes all it said until now. A failure is passed on only after its end, so that whoever
@@ -107,8 +89,7 @@ impl Talk {
             Some(status) => {
                 self.sync = None;
                 let step = "prepare the process".to_owned();
-                let why = self.failure.take().or_else(|| self.given_up.take());
-                Ok(Heard::Failed(why.unwrap_or(Error::Died { step, status })))
+                Ok(Heard::Failed(self.failure.take().unwrap_or(Error::Died { step, status })))
             }
         }
     }

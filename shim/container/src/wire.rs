@@ -2,7 +2,7 @@
 //!
 //! Child to maker: warnings, a terminal's master, `Ready` (at the gate), `Executing` (right before
 //! execve), `Failed`. The socket is close-on-exec: its end after `Executing` means that the
-//! program runs. Maker to child: `Moved` (into its v1 cgroups), `Go` (the gate is open).
+//! program runs. Maker to child: `Go` (the gate is open).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,6 +38,15 @@ impl From<Failure> for Error {
         match failure {
             Failure::Step { step, source } => Self::Step { step, source },
             Failure::Exec { message, errno } => Self::Exec { message, errno },
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Step { step, source } => Self::Step { step, source },
+            other => Self::Step { step: "prepare".into(), source: io::Error::other(other) },
         }
     }
 }
@@ -121,22 +130,11 @@ impl ChildEnd {
         let _ = self.send(kind, &bytes, &[]);
     }
 
-    /// Waits until this process is in its v1 cgroups.
-    pub(crate) fn wait_moved(&self) -> Work<()> {
-        self.wait(b'm', "wait for the cgroup")
-    }
-
     /// Waits for the gate to open.
     pub(crate) fn wait_go(&self) -> Work<()> {
-        self.wait(b'g', "wait for the start")
-    }
-
-    fn wait(&self, kind: u8, step: &str) -> Work<()> {
-        let message = sock::receive(self.as_fd(), 16, true).doing(|| step.to_owned())?;
-        match message.bytes.first() {
-            Some(first) if *first == kind => Ok(()),
-            _ => refuse(step.to_owned(), "the maker is gone"),
-        }
+        let step = || "wait for the start".to_owned();
+        let message = sock::receive(self.as_fd(), 16, true).doing(step)?;
+        if message.bytes == b"g" { Ok(()) } else { refuse(step(), "the maker is gone") }
     }
 
     fn send(&self, kind: u8, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Work<()> {
@@ -144,11 +142,6 @@ impl ChildEnd {
         message.extend(bytes.iter().take(LIMIT - 1));
         sock::send(self.as_fd(), &message, fds).doing(|| "report".to_owned())
     }
-}
-
-/// Tells the child that it is in its v1 cgroups.
-pub(crate) fn say_moved(socket: BorrowedFd<'_>) -> io::Result<()> {
-    sock::send(socket, b"m", &[])
 }
 
 /// Opens the gate.
@@ -225,7 +218,7 @@ mod tests {
         let (ours, theirs) = sock::message_pair().unwrap();
         let child = ChildEnd::new(theirs);
         child.ready().unwrap();
-        say_moved(ours.as_fd()).unwrap();
+        say_go(ours.as_fd()).unwrap();
         drop(child);
         assert!(matches!(hear(ours.as_fd()).unwrap(), Said::Ready));
         assert!(matches!(hear(ours.as_fd()).unwrap(), Said::End));

@@ -22,16 +22,18 @@ use berth_sys::process::{self, Stdio as Number};
 use berth_sys::root::Root;
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::cgroup::Cgroup;
 use crate::container::Stdio;
 use crate::plan::process::ProcessPlan;
 use crate::plan::{Place, Plan};
-use crate::wire::{ChildEnd, Doing, Work};
+use crate::wire::{ChildEnd, Doing, Failure, Work};
 
 /// What the child is given beside its plan.
 #[derive(Debug)]
 pub(crate) struct Given<'a> {
     pub(crate) small_ns: BorrowedFd<'a>,
     pub(crate) layout: &'a crate::cgroup::Layout,
+    pub(crate) cgroup: &'a Cgroup,
     pub(crate) stdio: Stdio<'a>,
     pub(crate) end: ChildEnd,
 }
@@ -47,7 +49,7 @@ pub(crate) fn run(plan: &Plan<'_>, given: &Given<'_>) -> i32 {
 }
 
 fn prepare(plan: &Plan<'_>, given: &Given<'_>) -> Work<()> {
-    begin(&plan.process, given.stdio, &given.end)?;
+    begin(&plan.process, given.stdio, &[given.cgroup], &given.end)?;
     let null = open_null()?;
     let sources = mounts::open_sources(plan, given.layout)?;
     let rootfs = rootfs::open(&plan.rootfs)?;
@@ -55,9 +57,7 @@ fn prepare(plan: &Plan<'_>, given: &Given<'_>) -> Work<()> {
     let host_proc = open_dir("/proc")?;
     protect::keep_null(null)?;
     let root = rootfs::attach(rootfs)?;
-    let mut cgroup = CgroupGate { moved: false, plan, end: &given.end };
-    mounts::attach_all(plan, sources, &root, given, &mut cgroup)?;
-    cgroup.pass()?;
+    mounts::attach_all(plan, sources, &root, given.layout)?;
     if plan.sets_up_dev() {
         dev::set_up(&root, plan)?;
     }
@@ -75,9 +75,17 @@ fn prepare(plan: &Plan<'_>, given: &Given<'_>) -> Work<()> {
     Ok(())
 }
 
-/// First steps of every child, container or exec, still on the host: a session of its own, its
-/// standard descriptors, its badness.
-pub(crate) fn begin(process: &ProcessPlan, stdio: Stdio<'_>, end: &ChildEnd) -> Work<()> {
+/// First steps of every child, container or exec, still on the host: its cgroups, so that all it
+/// does counts there, a session of its own, its standard descriptors, its badness.
+pub(crate) fn begin(
+    process: &ProcessPlan,
+    stdio: Stdio<'_>,
+    cgroups: &[&Cgroup],
+    end: &ChildEnd,
+) -> Work<()> {
+    for cgroup in cgroups {
+        cgroup.enter_v1().map_err(Failure::from)?;
+    }
     rustix::process::setsid().doing(|| "setsid".to_owned())?;
     rustix::process::umask(Mode::empty());
     creds::new_session_keyring().doing(|| "make a session keyring".to_owned())?;
@@ -158,8 +166,9 @@ fn join(plan: &Plan<'_>, small_ns: BorrowedFd<'_>) -> Work<()> {
         let step = || format!("join the {} namespace", kind.name());
         ns::join(fd.as_fd(), kind).doing(step)?;
     }
-    let late = |kind: &&Kind| !matches!(kind, Kind::Pid | Kind::Cgroup);
-    let new: Vec<Kind> = plan.namespaces.new.iter().filter(late).copied().collect();
+    // A cgroup namespace takes the groups its maker is in as its roots: those entered above.
+    let made_here = |kind: &&Kind| **kind != Kind::Pid;
+    let new: Vec<Kind> = plan.namespaces.new.iter().filter(made_here).copied().collect();
     ns::unshare(&new).doing(|| "unshare namespaces".to_owned())?;
     name_host(plan)?;
     ns::join(small_ns, Kind::Mnt).doing(|| "join the small mount namespace".to_owned())?;
@@ -177,30 +186,6 @@ fn name_host(plan: &Plan<'_>) -> Work<()> {
         rustix::system::setdomainname(name.as_bytes()).doing(|| format!("set domain {name}"))?;
     }
     Ok(())
-}
-
-/// The point after which the process moves between v1 cgroups no more. A cgroup namespace takes
-/// the groups its maker is in as its roots, so it is made only then. Waiting comes as late as the
-/// mounts allow: the first move after a pause costs 13 ms, which the mounts before it hide.
-#[derive(Debug)]
-pub(crate) struct CgroupGate<'a> {
-    moved: bool,
-    plan: &'a Plan<'a>,
-    end: &'a ChildEnd,
-}
-
-impl CgroupGate<'_> {
-    fn pass(&mut self) -> Work<()> {
-        if self.moved {
-            return Ok(());
-        }
-        self.end.wait_moved()?;
-        self.moved = true;
-        if self.plan.namespaces.makes(Kind::Cgroup) {
-            ns::unshare(&[Kind::Cgroup]).doing(|| "unshare the cgroup namespace".to_owned())?;
-        }
-        Ok(())
-    }
 }
 
 /// A location inside the root, made where absent.

@@ -3,14 +3,14 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use berth_sys::mount::{self, Change, FsContext, Propagation};
 use berth_sys::ns::Kind;
 use berth_sys::root::{Leaf, Root, leaf_of};
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::{CgroupGate, Given, ensure};
+use super::ensure;
 use crate::cgroup::Layout;
 use crate::plan::mounts::{Attrs, MountKind, MountPlan};
 use crate::plan::{Namespaces, Plan};
@@ -90,36 +90,16 @@ fn check_shared(source: &Path, mount: &MountPlan) -> Work<()> {
     refuse(mount.describe(), "its source lies on a mount that is not shared")
 }
 
-/// In the container's namespace: all mounts in order; those of cgroups, and what lies below them,
-/// last, because they wait for the process to be in its cgroups.
+/// In the container's namespace: all mounts in order.
 pub(super) fn attach_all(
     plan: &Plan<'_>,
     sources: Vec<Source>,
     root: &Root,
-    given: &Given<'_>,
-    gate: &mut CgroupGate<'_>,
+    layout: &Layout,
 ) -> Work<()> {
-    let cgroups: Vec<&PathBuf> = plan
-        .mounts
-        .iter()
-        .filter(|mount| mount.kind == MountKind::Cgroup)
-        .map(|mount| &mount.destination)
-        .collect();
-    let waits = |mount: &MountPlan| cgroups.iter().any(|c| mount.destination.starts_with(c));
-    let mut late = Vec::new();
     for (mount, source) in plan.mounts.iter().zip(sources) {
-        if waits(mount) {
-            late.push((mount, source));
-        } else {
-            attach(mount, source, root)?;
-        }
-    }
-    if !late.is_empty() {
-        gate.pass()?;
-    }
-    for (mount, source) in late {
         match mount.kind {
-            MountKind::Cgroup => attach_cgroups(mount, source, root, given.layout)?,
+            MountKind::Cgroup => attach_cgroups(mount, source, root, layout)?,
             _ => attach(mount, source, root)?,
         }
     }

@@ -30,9 +30,17 @@ pub(super) fn make_cwd(root: &Root, cwd: &Path) -> Work<()> {
 /// Becomes the user, waits at the gate, executes.
 pub(super) fn start(plan: &Plan<'_>, given: &Given<'_>) -> Work<Infallible> {
     let env = become_process(&plan.process, &given.end)?;
+    let_go(&given.end);
     given.end.ready()?;
     given.end.wait_go()?;
     execute(&plan.process, &env, &given.end)
+}
+
+/// Closes all that was the maker's or the host's, before other processes of the container can see
+/// this one wait. Nothing later uses another descriptor.
+pub(crate) fn let_go(end: &ChildEnd) {
+    use rustix::stdio::{stderr, stdin, stdout};
+    process::keep_only(&[stdin(), stdout(), stderr(), end.as_fd()]);
 }
 
 /// Everything of `process` but its program. The environment for it.

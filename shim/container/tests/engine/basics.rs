@@ -61,6 +61,17 @@ fn gate() {
     let state = fs::read_to_string(format!("/proc/{}/status", container.pid())).unwrap();
     assert!(state.contains("NSpid:\t") && state.contains("\t1\n"), "prepared, as pid 1: {state}");
     assert!(!bench.rootfs().join("ran").exists());
+    // Nothing of the host is open in it, and it stands inside its root.
+    let proc = Path::new("/proc").join(container.pid().to_string());
+    let mut open: Vec<String> = fs::read_dir(proc.join("fd"))
+        .unwrap()
+        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap().display().to_string())
+        .collect();
+    open.sort();
+    assert_eq!(open[..3], ["/dev/null", "/dev/null", "/dev/null"]);
+    assert!(open.len() == 4 && open[3].starts_with("socket:"), "{open:?}");
+    let entries = |dir: &Path| dir.read_dir().unwrap().count();
+    assert_eq!(entries(&proc.join("cwd")), entries(&bench.rootfs()));
     container.start_blocking(LIMIT).unwrap();
     assert_eq!(end(&container), ExitStatus::Code(0));
     assert_eq!(fs::read_to_string(bench.rootfs().join("ran")).unwrap(), "ran\n");
