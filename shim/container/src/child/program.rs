@@ -155,11 +155,12 @@ fn allowed(wanted: &Capabilities, end: &ChildEnd) -> Work<Capabilities> {
     };
     let lacking = (wanted.bounding & !have.bounding) | (wanted.permitted & !have.permitted);
     if lacking != 0 {
-        let numbers: Vec<String> =
-            (0..64).filter(|cap| lacking & (1 << cap) != 0).map(|cap| cap.to_string()).collect();
+        let names = creds::CAPABILITY_NAMES.iter().enumerate();
+        let names: Vec<&str> =
+            names.filter(|(cap, _)| lacking & (1 << cap) != 0).map(|(_, name)| *name).collect();
         end.warn(&format!(
-            "capabilities left out, which this host doesn't have: numbers {}",
-            numbers.join(", ")
+            "capabilities left out, which this host doesn't have: {}",
+            names.join(", ")
         ))?;
     }
     Ok(given)
