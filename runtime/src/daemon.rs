@@ -12,6 +12,7 @@
 mod endpoint;
 mod lock;
 mod notify;
+mod preload;
 mod scrape;
 mod signals;
 #[cfg(test)]
@@ -144,7 +145,7 @@ async fn recover(config: &Arc<Config>, parts: Parts) -> Result<Arc<Front>, Error
     };
     let roster = Roster::open(options, parts.images.clone(), parts.networks.clone()).await?;
     if let Some(dir) = &config.image.preload {
-        tracing::error!(dir = %dir.display(), "image.preload is not built yet: nothing is imported");
+        preload::import(&parts.images, dir).await;
     }
     let Parts { images, networks, metrics } = parts;
     let registry = RegistryConfig {
