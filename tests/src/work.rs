@@ -351,3 +351,42 @@ impl Node {
         Ok(list.containers.into_iter().filter(own).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_lines_are_read_strictly() {
+        let line = LogLine::parse("2026-11-23T08:40:00.123456789Z stdout P a b  c").unwrap();
+        assert_eq!(
+            (line.stream.as_str(), line.partial, line.text.as_str()),
+            ("stdout", true, "a b  c")
+        );
+        assert_eq!(LogLine::parse("2026-11-23T08:40:00.1+00:00 stderr F ").unwrap().text, "");
+        for bad in [
+            "",
+            "2026-11-23T08:40:00Z stdout F no fraction",
+            "2026-11-23T08:40:00.1234567890Z stdout F too fine",
+            "2026-11-23 08:40:00.1Z stdout F x",
+            "2026-11-23T08:40:00.1Z stdin F x",
+            "2026-11-23T08:40:00.1Z stdout X x",
+            "2026-11-23T08:40:00.1Z stdout F",
+        ] {
+            assert!(LogLine::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn partial_lines_are_joined() {
+        let line = |stream: &str, partial, text: &str| LogLine {
+            stream: stream.into(),
+            partial,
+            text: text.into(),
+        };
+        let lines =
+            [line("stdout", true, "a"), line("stderr", false, "x"), line("stdout", false, "b")];
+        assert_eq!(stream_text(&lines, "stdout"), "ab\n");
+        assert_eq!(stream_text(&lines, "stderr"), "x\n");
+    }
+}

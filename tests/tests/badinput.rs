@@ -36,7 +36,7 @@ const PODS: &[PodCase] = &[
     (&["metadata.namespace"], |r| metadata(r).namespace.clear()),
     (&["metadata.uid"], |r| metadata(r).uid.clear()),
     (&["metadata.name", "a;b"], |r| metadata(r).name = "a;b".into()),
-    (&["metadata.namespace", "a/b"], |r| metadata(r).namespace = "a/b".into()),
+    (&["metadata.namespace", "a b"], |r| metadata(r).namespace = "a b".into()),
     (&["hostname", "no spaces"], |r| config(r).hostname = "no spaces".into()),
     (&["hostname"], |r| config(r).hostname = "h".repeat(65)),
     (&["log_directory", "relative/logs"], |r| config(r).log_directory = "relative/logs".into()),
