@@ -32,7 +32,7 @@ pub(super) struct Applier {
     pub(super) root: OwnedFd,
     pub(super) facts: Facts,
     pub(super) below: Option<Below>,
-    counts: Counts,
+    pub(super) counts: Counts,
     /// Set at the end: making entries changes their directory's time.
     dir_times: BTreeMap<Path, (i64, u32)>,
     /// The directory of the last entry, by its name in the tar.
@@ -256,71 +256,8 @@ impl Applier {
         Ok(dir)
     }
 
-    fn hard_link(
-        &mut self,
-        place: &Place,
-        name: &[u8],
-        path: &[u8],
-        entry: &Entry,
-    ) -> Result<(), Error> {
-        let mut parts = components(&entry.link);
-        let target_name = parts.pop();
-        let Some(target_name) = target_name.filter(|_| !parts.contains(&b"..".to_vec())) else {
-            return Err(entry_error(path, "is a hard link that leads out of the layer"));
-        };
-        let Some(target) = self.link_target(&parts, &target_name, path)? else { return Ok(()) };
-        if join(&target.path, &target_name) == path {
-            return Ok(());
-        }
-        self.clear(place, name, path)?;
-        let (from, to) = (target.dir.as_fd(), place.dir.as_fd());
-        rustix::fs::linkat(from, &*target_name, to, name, AtFlags::empty())
-            .map_err(|e| write_error("make the hard link", path)(e.into()))
-    }
-
-    /// Where a hard link's target is; `None` when it is not in this layer, which is noted.
-    fn link_target(
-        &mut self,
-        parts: &[Vec<u8>],
-        name: &[u8],
-        link: &[u8],
-    ) -> Result<Option<Place>, Error> {
-        let fail = write_error("find the target of the hard link", link);
-        if let Some(place) = self.walk(parts, false)? {
-            match stat_at(&place, name).map_err(&fail)? {
-                Some(FileType::Directory) => {
-                    return Err(entry_error(link, "is a hard link to a directory"));
-                }
-                Some(FileType::CharacterDevice) if is_whiteout_at(&place, name) => {}
-                Some(_) => return Ok(Some(place)),
-                None => {}
-            }
-        }
-        if self.below.is_none() {
-            self.facts.unapplied = true;
-            return Ok(None);
-        }
-        let place = self.walk(parts, true)?;
-        let place = place.ok_or_else(|| entry_error(link, "is a hard link to nothing"))?;
-        self.copy_up(&place, name, link)?;
-        Ok(Some(place))
-    }
-
-    fn copy_up(&mut self, place: &Place, name: &[u8], link: &[u8]) -> Result<(), Error> {
-        let path = join(&place.path, name);
-        let fail = write_error("copy from the layer below", &path);
-        let nothing = || entry_error(link, "is a hard link to nothing");
-        let below = self.below.as_ref().filter(|_| !self.facts.hides(&path)).ok_or_else(nothing)?;
-        let found = below.view.peek(&path).map_err(&fail)?.ok_or_else(nothing)?;
-        node::copy_node(&found.fd, place.dir.as_fd(), name).map_err(&fail)?;
-        self.counts.inodes += 1;
-        let size = u64::try_from(found.stat.st_size).unwrap_or(0);
-        self.counts.bytes += size.next_multiple_of(DISK_BLOCK);
-        Ok(())
-    }
-
     /// Makes way: a later entry replaces an earlier one of its name.
-    fn clear(&mut self, place: &Place, name: &[u8], path: &[u8]) -> Result<(), Error> {
+    pub(super) fn clear(&mut self, place: &Place, name: &[u8], path: &[u8]) -> Result<(), Error> {
         let fail = write_error("replace", path);
         match stat_at(place, name).map_err(&fail)? {
             None => return Ok(()),

@@ -7,6 +7,7 @@ mod apply;
 mod compose;
 mod decompress;
 mod facts;
+mod links;
 pub(crate) mod node;
 mod pipe;
 mod tar;

@@ -26,7 +26,7 @@ impl Blob {
 }
 
 /// Whose media types.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Dialect {
     Oci,
     Docker,

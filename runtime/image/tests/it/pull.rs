@@ -6,7 +6,8 @@ use berth_image::{ErrorKind, Image, ImageStore, Reference, RegistryConfig, Store
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::images::{Compression, Dialect, image};
+use crate::images::{Compression, Dialect, image, index};
+use crate::mounted::Mounted;
 use crate::registry::Registry;
 use crate::tarball::Tarball;
 
@@ -96,4 +97,159 @@ async fn what_is_not_there_is_not_found() {
     let error = pull(&store, &name).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.report());
     assert!(error.report().contains(&name), "{}", error.report());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_does_not_answer_is_unavailable() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let (_dir, store) = store().await;
+    let error = pull(&store, &format!("{address}/a:b")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.report());
+    assert!(error.report().contains(&address.to_string()), "{}", error.report());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_lead_to_the_image_for_this_machine() {
+    let registry = Registry::start();
+    let (_dir, store) = store().await;
+    let here = format!("linux/{}", if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" });
+    for dialect in [Dialect::Oci, Dialect::Docker] {
+        let (repo, other_tar) = (format!("multi/{dialect:?}").to_lowercase(), Tarball::new());
+        let mine = image(&[base()], dialect, Compression::Gzip, json!({"User": "me"}));
+        let other = image(&[other_tar.finish()], dialect, Compression::Gzip, json!({}));
+        registry.push(&repo, "mine", &mine);
+        registry.push(&repo, "other", &other);
+        let entries = [(&other.manifest, "linux/s390x"), (&mine.manifest, here.as_str())];
+        let mut top = index(&entries, dialect);
+        registry.push_manifest(&repo, "flat", &top);
+        let flat = pull(&store, &format!("{}/{repo}:flat", registry.address)).await.unwrap();
+        assert_eq!(flat.id, mine.id());
+        let digest = format!("{}/{repo}@{}", registry.address, top.digest());
+        assert!(flat.repo_digests.contains(&digest), "of the index: {:?}", flat.repo_digests);
+        // The registry takes an index within an index; so it is served, to a bound.
+        for depth in 0..5 {
+            let inner = top.digest();
+            registry.push_manifest(&repo, inner.as_str(), &top);
+            top = index(&[(&top, here.as_str())], dialect);
+            registry.push_manifest(&repo, "nested", &top);
+            let nested = pull(&store, &format!("{}/{repo}:nested", registry.address)).await;
+            assert_eq!(nested.is_ok(), depth < 2, "{depth}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_by_digest_gives_no_tag_and_a_tag_moves_with_its_registry() {
+    let registry = Registry::start();
+    let (_dir, store) = store().await;
+    let first = image(&[base()], Dialect::Oci, Compression::Gzip, json!({"User": "1"}));
+    let second = image(&[base()], Dialect::Oci, Compression::Zstd, json!({"User": "2"}));
+    registry.push("app", "t", &first);
+    let name = format!("{}/app", registry.address);
+    let pinned = format!("{name}:ignored@{}", first.manifest.digest());
+    let image = pull(&store, &pinned).await.unwrap();
+    assert!(image.repo_tags.is_empty());
+    assert_eq!(image.repo_digests, [format!("{name}@{}", first.manifest.digest())]);
+    pull(&store, &format!("{name}:t")).await.unwrap();
+    assert_eq!(store.list().len(), 1);
+    registry.push("app", "t", &second);
+    pull(&store, &format!("{name}:t")).await.unwrap();
+    assert_eq!(store.find(&format!("{name}:t")).unwrap().id, second.id());
+    let old = store.find(&pinned).unwrap();
+    assert_eq!((old.id.clone(), old.repo_tags.len()), (first.id(), 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_runs_on_what_was_pulled() {
+    let registry = Registry::start();
+    let (dir, store) = store().await;
+    let busybox = std::fs::read("/bin/busybox").expect("Debian's busybox-static is installed");
+    let tools = Tarball::new()
+        .dir("bin/", 0o755)
+        .file("bin/busybox", 0o755, &busybox)
+        .hard_link("bin/sh", "bin/busybox")
+        .symlink("bin/cat", "busybox");
+    let top = Tarball::new().file("bin/.wh.cat", 0, b"").file("etc/.wh.passwd", 0, b"");
+    let made = image(
+        &[base(), tools.finish(), top.finish()],
+        Dialect::Docker,
+        Compression::Gzip,
+        json!({"Cmd": ["sh"]}),
+    );
+    registry.push("box", "latest", &made);
+    let image = pull(&store, &format!("{}/box", registry.address)).await.unwrap();
+    let snapshot = store.prepare("ctr", &image).await.unwrap();
+    let mounted = Mounted::new(&dir.path().join("merged"), &snapshot);
+    let script = "echo hello > /written; ls / /bin /etc; echo *";
+    let output = std::process::Command::new("chroot")
+        .arg(&mounted.root)
+        .args(["/bin/sh", "-c", script])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text} {output:?}");
+    assert!(text.ends_with("bin etc written\n"), "{text}");
+    assert!(!text.contains("cat") && !text.contains("passwd"), "{text}");
+    drop(mounted);
+    let written = store.snapshot_usage("ctr").await.unwrap();
+    assert_eq!((written.bytes, written.inodes), (4096 + 4096, 2));
+    assert_eq!(store.writable_usage().await, written);
+    store.release("ctr").await.unwrap();
+    assert_eq!(store.writable_usage().await.inodes, 0);
+}
+
+/// Whatever happens at once: nothing that is needed goes, and nothing else stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn pulls_removals_and_containers_at_once_leave_a_whole_store() {
+    let registry = Registry::start();
+    let (dir, store) = store().await;
+    for n in 0..4 {
+        let own = Tarball::new().file(&format!("own{n}"), 0o644, &[n; 1000]).finish();
+        // The last layer's parent is left out of its tar: it is fitted to the others.
+        let fitted = Tarball::new().file("etc/fitted", 0o644, b"f").finish();
+        let image = image(&[base(), own, fitted], Dialect::Oci, Compression::Gzip, json!({}));
+        registry.push("app", &format!("t{n}"), &image);
+    }
+    let workers = (0..8).map(|worker: usize| {
+        let (store, address) = (store.clone(), registry.address.clone());
+        tokio::spawn(async move {
+            for round in 0..12 {
+                let name = format!("{address}/app:t{}", (worker + round) % 4);
+                let reference = Reference::parse(&name).unwrap();
+                let config = RegistryConfig::default();
+                let pull = store.pull(&reference, None, &config);
+                if (worker + round) % 5 == 0 {
+                    let _ = tokio::time::timeout(std::time::Duration::from_millis(3), pull).await;
+                } else {
+                    pull.await.unwrap_or_else(|e| panic!("{}", e.report()));
+                }
+                let Some(image) = store.find(&name) else { continue };
+                let container = format!("ctr-{worker}");
+                // It may have been removed by another since; then it says so.
+                match store.prepare(&container, &image).await {
+                    Ok(snapshot) => {
+                        let fitted = snapshot.lower[0].join("etc/fitted");
+                        assert_eq!(std::fs::read(fitted).unwrap(), b"f");
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound),
+                }
+                store.release(&container).await.unwrap();
+                if round % 3 == 0 {
+                    store.remove(&name).await.unwrap();
+                }
+            }
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        worker.await.unwrap();
+    }
+    for image in store.list() {
+        let fitted = store.read_file(&image, "/etc/fitted", 10).await.unwrap();
+        assert_eq!(fitted.unwrap(), b"f");
+        assert!(store.read_file(&image, "/etc/passwd", 100).await.unwrap().is_some());
+        store.remove(image.id.as_str()).await.unwrap();
+    }
+    assert_nothing_left(&dir, &store).await;
 }
