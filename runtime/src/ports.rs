@@ -16,8 +16,6 @@ use crate::pod::Kind;
 use crate::pod::spec::PodSpec;
 use crate::shim::Rootfs;
 
-pub(crate) use networks::bandwidth;
-
 /// A future behind a trait object.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, PortError>> + Send + 'a>>;
 

@@ -55,7 +55,6 @@ pub(crate) fn check_pod(spec: &PodSpec, host: &Host) -> Result<()> {
     for (name, value) in &spec.sysctls {
         check_sysctl(spec, name, value)?;
     }
-    crate::ports::bandwidth(spec)?;
     if spec.namespaces.network == Scope::Node
         && let Some(port) =
             spec.port_mappings.iter().find(|p| p.host_port != 0 && p.host_port != p.container_port)

@@ -7,13 +7,12 @@ use berth_network::{
 };
 
 use super::{Attach, Networks, Pending, PortError};
+use crate::bandwidth::rates;
 use crate::pod::spec::{self, PodSpec};
-use crate::pod::{Error, Kind, Result};
+use crate::pod::{Kind, Result};
 
 /// The one interface of a pod.
 const INTERFACE: &str = "eth0";
-const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
-const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 
 impl Networks for Cni {
     fn add<'a>(&'a self, attach: Attach<'a>) -> Pending<'a, Vec<IpAddr>> {
@@ -83,67 +82,10 @@ fn port(port: &spec::PortMapping) -> PortMapping {
     }
 }
 
-/// The rates that a pod's annotations ask for.
-///
-/// # Errors
-/// [`Error::Invalid`] for a quantity that cannot be read.
-pub(crate) fn bandwidth(spec: &PodSpec) -> Result<Option<Bandwidth>> {
-    let (ingress, egress) = (rate(spec, INGRESS)?, rate(spec, EGRESS)?);
-    Ok((ingress.is_some() || egress.is_some()).then_some(Bandwidth { ingress, egress }))
-}
-
-fn rate(spec: &PodSpec, name: &str) -> Result<Option<Rate>> {
-    let Some(text) = spec.annotations.get(name) else { return Ok(None) };
-    let bits_per_second = quantity(text).filter(|bits| *bits > 0).ok_or_else(|| {
-        let why = "not a quantity such as 10M, in bits per second";
-        Error::invalid(format!("annotations[{name}]"), text.as_str(), why)
-    })?;
+fn bandwidth(spec: &PodSpec) -> Result<Option<Bandwidth>> {
+    let asked = rates(&spec.annotations)?;
     // As large as every plugin takes: the rate is the limit, not the burst.
-    Ok(Some(Rate { bits_per_second, burst_bits: u32::MAX.into() }))
-}
-
-/// A whole Kubernetes quantity.
-fn quantity(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match text.get(digits.len()..)? {
-        "" => 1,
-        "k" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "T" => 1_000_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pod::tests::pod_spec;
-
-    #[test]
-    fn a_rate_is_read_from_an_annotation() {
-        let cases = [
-            ("10M", Some(10_000_000)),
-            ("1Ki", Some(1024)),
-            ("8", Some(8)),
-            ("", None),
-            ("M", None),
-            ("10m", None),
-            ("0", None),
-            ("-1", None),
-        ];
-        for (text, bits) in cases {
-            let mut spec = pod_spec();
-            spec.annotations.insert(INGRESS.into(), text.into());
-            let got =
-                bandwidth(&spec).map(|b| b.and_then(|b| b.ingress).map(|r| r.bits_per_second));
-            assert_eq!(got.ok().flatten(), bits, "{text:?}");
-        }
-        assert!(bandwidth(&pod_spec()).unwrap().is_none());
-    }
+    let rate = |bits_per_second| Rate { bits_per_second, burst_bits: u32::MAX.into() };
+    let (ingress, egress) = (asked.ingress.map(rate), asked.egress.map(rate));
+    Ok((ingress.is_some() || egress.is_some()).then_some(Bandwidth { ingress, egress }))
 }
