@@ -1,5 +1,6 @@
 //! ExecSync: output, time limits, what commands leave behind.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod common;

@@ -1,5 +1,6 @@
 //! A container's whole life, driven over the socket.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod common;

@@ -1,5 +1,6 @@
 //! Logs: format, rotation, full disks, speed.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod common;

@@ -6,6 +6,7 @@
 //!     cargo test -p berth-shim --test measure -- --ignored --nocapture --test-threads 1
 //! ```
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod common;

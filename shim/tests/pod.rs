@@ -1,5 +1,6 @@
 //! The pod's namespaces, its init, its end.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod common;

@@ -1,5 +1,7 @@
 //! The image store against a real registry and against lying ones. Runs as root.
 
+#![forbid(unsafe_code)]
+
 #[cfg(test)]
 mod badtars;
 #[cfg(test)]
