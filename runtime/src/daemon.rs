@@ -167,6 +167,7 @@ async fn serve(
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = Server::builder()
         .max_concurrent_streams(STREAMS)
+        .layer(cri::Deadlines)
         .add_service(runtime)
         .add_service(image)
         .serve_with_incoming_shutdown(connections, async { drop(stopped.await) });

@@ -198,7 +198,7 @@ impl Node {
              [registry]\nconfig_path = \"{dir}/certs.d\"\n\
              [shim]\nbinary = \"{shim}/containerd-shim-berth-v1\"\n\
              cgroup = \"/{instance}-shims\"\n\
-             [log]\nlevel = \"debug\"\n{more}",
+             [log]\nlevel = \"info,berth=debug\"\n{more}",
             root = self.root().display(),
             state = self.state().display(),
             dir = self.dir.display(),

@@ -42,8 +42,8 @@ fn tests(workspace: &Workspace, options: &Options) -> Command {
     let mut command = sh::cargo(workspace, ["test", "--workspace", "--no-fail-fast"]);
     command.args(&options.filter);
     // Where the suites find what was built above.
-    command.env("BERTH_BIN_DIR", workspace.dist());
-    command.env("BERTH_FAILPOINTS_BIN_DIR", workspace.dist_failpoints());
+    command.env("BERTH_DIST", workspace.dist());
+    command.env("BERTH_DIST_FAILPOINTS", workspace.dist_failpoints());
     command
 }
 

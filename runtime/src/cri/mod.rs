@@ -3,6 +3,7 @@
 //! - `service`: the generated traits; which handler answers which RPC, and which are not built.
 //! - `pod`, `container`, `exec`, `image`, `status`: the handlers, one file per family.
 //! - `parse`: requests -> our specs; `render`: our snapshots -> answers; `filter`: list filters.
+//! - `deadline`: the caller's time limit, for every RPC.
 //! - `code`: error kind -> gRPC code; `call`: span, measurement and log line of every RPC.
 //!
 //! Generated CRI types are named only below this module.
@@ -10,6 +11,7 @@
 mod call;
 mod code;
 mod container;
+mod deadline;
 mod exec;
 mod filter;
 mod image;
@@ -31,6 +33,8 @@ use berth_proto::cri::runtime_service_server::RuntimeServiceServer;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::pod::Roster;
+
+pub use deadline::Deadlines;
 
 /// The largest message, both ways: what kubelet takes.
 pub(crate) const MAX_MESSAGE: usize = 16 * 1024 * 1024;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::house::{Link, PodEnv, blocking};
 use super::{Error, Result};
 use crate::ports::Attach;
-use crate::shim::{Process, find_by_directory, same_process};
+use crate::shim::{Process, find_by_directory, log_tail, same_process};
 
 /// Longer than any single call within; after it the cleanup is a leftover.
 const LIMIT: Duration = Duration::from_secs(100);
@@ -218,8 +218,16 @@ async fn kill(process: &Process) -> Result<()> {
 }
 
 async fn state_dir(env: &PodEnv) -> Result<()> {
-    let dir = env.paths.dir().to_owned();
-    blocking(move || remove_tree(&dir)).await?
+    let (dir, log) = (env.paths.dir().to_owned(), env.paths.shim_log());
+    let words = blocking(move || {
+        let words = log_tail(&log);
+        remove_tree(&dir).map(|()| words)
+    });
+    let words = words.await??;
+    if !words.is_empty() {
+        tracing::info!(pod = %env.id, "the shim said: {words}");
+    }
+    Ok(())
 }
 
 async fn task(env: &PodEnv, container: &ContainerId) -> Result<()> {

@@ -79,6 +79,9 @@ impl Parents {
     }
 
     fn save(&self, made: &BTreeSet<PathBuf>) -> io::Result<()> {
+        if made.is_empty() {
+            return std::fs::remove_file(&self.file);
+        }
         let temporary = self.file.with_extension("tmp");
         std::fs::write(&temporary, serde_json::to_vec(made)?)?;
         std::fs::rename(&temporary, &self.file)
@@ -119,6 +122,7 @@ mod tests {
         parents.enter(&two, &name).unwrap();
         parents.leave(&two);
         assert!(absent.iter().all(|dir| !dir.exists()));
+        assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0, "the list is gone too");
         std::fs::remove_dir_all(&state).unwrap();
     }
 }

@@ -23,8 +23,8 @@ use crate::pod::Kind;
 const SHORT: Duration = Duration::from_secs(10);
 /// For what makes or ends things in the kernel.
 const LONG: Duration = Duration::from_secs(60);
-/// What one ttrpc message (4 MiB) leaves for each stream of an ExecSync.
-const MAX_OUTPUT: u64 = 2 * 1024 * 1024 - 64 * 1024;
+/// Kept bytes of each stream of an ExecSync, as CRI says; the shim reads and drops the surplus.
+const MAX_OUTPUT: u64 = 16 << 20;
 
 /// What a pod's namespaces are to be.
 #[derive(Debug, Clone)]
@@ -233,12 +233,30 @@ impl Shim {
             max_output: MAX_OUTPUT,
         };
         let done: own::ExecSyncResponse = self.own("ExecSync", &request, limit).await?;
-        Ok(ExecResult {
+        let mut result = ExecResult {
             stdout: done.stdout,
             stderr: done.stderr,
             exit_code: done.exit_code,
             timed_out: done.timed_out,
-        })
+        };
+        if done.rest_id != 0 {
+            self.read_rest(done.rest_id, &mut result).await?;
+        }
+        Ok(result)
+    }
+
+    /// Output that is longer than one message comes in parts.
+    async fn read_rest(&self, rest_id: u64, result: &mut ExecResult) -> Result<(), ShimError> {
+        let request = own::ReadOutputRequest { rest_id };
+        loop {
+            let part: own::ReadOutputResponse =
+                self.own("ReadOutput", &request, Some(SHORT)).await?;
+            result.stdout.extend_from_slice(&part.stdout);
+            result.stderr.extend_from_slice(&part.stderr);
+            if part.last {
+                return Ok(());
+            }
+        }
     }
 
     /// Opens the container's log path anew.

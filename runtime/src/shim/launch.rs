@@ -155,7 +155,8 @@ pub(crate) fn resident(paths: &PodPaths) -> Result<Process, ShimError> {
     Process::open(pid).map_err(launch("find the process of shim.pid"))
 }
 
-fn log_tail(path: &Path) -> String {
+/// The end of a shim's log.
+pub(crate) fn log_tail(path: &Path) -> String {
     let text = std::fs::read(path).unwrap_or_default();
     let from = text.len().saturating_sub(LOG_TAIL);
     String::from_utf8_lossy(text.get(from..).unwrap_or_default()).trim().to_owned()

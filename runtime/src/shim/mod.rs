@@ -18,5 +18,5 @@ pub use client::{
 };
 pub use error::ShimError;
 pub use launch::Launcher;
-pub(crate) use launch::resident;
+pub(crate) use launch::{log_tail, resident};
 pub use process::{Process, find_by_directory, same_process, start_time};

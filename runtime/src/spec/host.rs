@@ -142,7 +142,7 @@ fn add(index: usize, device: &Device, devices: &mut Vec<HostDevice>) -> Result<(
 }
 
 /// What is mounted inside /dev, or makes no sense in a container.
-const SKIPPED: &[&str] = &["pts", "shm", "fd", "mqueue", "console", ".udev"];
+const SKIPPED: &[&str] = &["pts", "ptmx", "shm", "fd", "mqueue", "console", ".udev"];
 
 fn below(dir: &Path, inside: &Path, access: &str, into: &mut Vec<HostDevice>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {

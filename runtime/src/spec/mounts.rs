@@ -47,15 +47,11 @@ fn usual(input: &Input<'_>) -> Vec<Mount> {
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
     ];
-    if input.pod.namespaces.ipc == Scope::Node {
-        let host = ["rbind", "rprivate", "nosuid", "noexec", "nodev"];
-        all.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &host));
-        all.push(mount("/dev/shm", "bind", "/dev/shm", &host));
-    } else {
-        all.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
-        let shared = ["rbind", "rprivate", "nosuid", "noexec", "nodev"];
-        all.push(mount("/dev/shm", "bind", "pod:shm", &shared));
-    }
+    // Of the IPC namespace that the container is in, be it the pod's or the host's.
+    all.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+    let shm = if input.pod.namespaces.ipc == Scope::Node { "/dev/shm" } else { "pod:shm" };
+    let bind = ["rbind", "rprivate", "nosuid", "noexec", "nodev"];
+    all.push(mount("/dev/shm", "bind", shm, &bind));
     all.push(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", write]));
     all.push(mount(
         "/sys/fs/cgroup",

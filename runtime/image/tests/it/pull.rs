@@ -220,7 +220,7 @@ async fn pulls_removals_and_containers_at_once_leave_a_whole_store() {
                 let reference = Reference::parse(&name).unwrap();
                 let config = RegistryConfig::default();
                 let pull = store.pull(&reference, None, &config);
-                if (worker + round) % 5 == 0 {
+                if (worker + round).is_multiple_of(5) {
                     let _ = tokio::time::timeout(std::time::Duration::from_millis(3), pull).await;
                 } else {
                     pull.await.unwrap_or_else(|e| panic!("{}", e.report()));
