@@ -141,14 +141,14 @@ fn detach_stderr(paths: &PodPaths) -> Result<(), BootstrapError> {
     rustix::stdio::dup2_stderr(log).during("direct messages to shim.log")
 }
 
-/// The child leaves the launcher's session, its pipes and its directory.
+/// The child leaves the launcher's session and its pipes. It stays in the pod's directory: by that
+/// a daemon finds the shim of a pod, even one that had no time to write its pid.
 fn leave_launcher() -> Result<(), BootstrapError> {
     rustix::process::setsid().during("leave the launcher's session")?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .during("open /dev/null")?;
     rustix::stdio::dup2_stdin(&null).during("close stdin")?;
     rustix::stdio::dup2_stdout(&null).during("close stdout")?;
-    std::env::set_current_dir("/").during("leave the working directory")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     Ok(())
 }

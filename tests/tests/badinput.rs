@@ -198,9 +198,14 @@ async fn wrong_ids_images_and_times_are_refused() -> Result<()> {
     let node = Node::start().await?;
     let cri = node.cri();
     let image = |name: &str| Some(ImageSpec { image: name.into(), ..Default::default() });
-    for name in
-        ["", "UPPER/case:1", "a b", "registry.test/x@sha256:short", "registry.test/x:bad tag"]
-    {
+    for name in [
+        "",
+        "UPPER:1",
+        "upper/CASE:1",
+        "a b",
+        "registry.test/x@sha256:short",
+        "registry.test/x:bad tag",
+    ] {
         let request = PullImageRequest { image: image(name), ..Default::default() };
         let error = cri.pull_image(request).await.expect_err(name);
         refused(name, &error, &["image", name]);

@@ -182,7 +182,7 @@ async fn a_plugin_that_is_not_there_is_named() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_failing_del_is_tried_again_by_the_next_stop() -> Result<()> {
+async fn a_failing_del_holds_up_nobody_and_is_tried_until_it_succeeds() -> Result<()> {
     let node = Node::builder().cni_plugins(r#"{"type": "stubborn"}"#).start().await?;
     if node.is_berth() {
         let broken = node.dir().join("broken");
@@ -196,10 +196,16 @@ async fn a_failing_del_is_tried_again_by_the_next_stop() -> Result<()> {
         let pod = node.pod("stuck").await?;
         fs::write(&broken, "")?;
         let request = StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() };
-        let error = node.cri().stop_pod_sandbox(request).await.unwrap_err();
-        assert!(error.message().contains("still broken"), "{error}");
-        fs::remove_file(&broken)?;
+        node.cri().stop_pod_sandbox(request).await?;
+        let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: true };
+        let status = node.cri().pod_sandbox_status(request).await?;
+        let left = status.info.get("info").context("verbose info")?;
+        assert!(left.contains("network"), "{left}");
         node.remove_pod(&pod.id).await?;
+        assert!(node.pods().await?.is_empty());
+        let leases = node.dir().join("ipam/berth-test");
+        assert!(leases.exists(), "the address is held until the plugins let it go");
+        fs::remove_file(&broken)?;
         node.settled().await?;
     } else {
         plugin(&node, "stubborn", "")?;

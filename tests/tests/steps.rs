@@ -26,6 +26,9 @@ fn points(operation: &str) -> Result<Vec<String>> {
     Ok(points)
 }
 
+/// What a stop may leave for later.
+const LEFT_OVER: [&str; 2] = ["stop.network", "stop.namespaces"];
+
 /// A node that has run a pod and a container once: what stays for ever is there already.
 async fn node() -> Result<Node> {
     let node = Node::builder().failpoints("").start().await?;
@@ -132,8 +135,11 @@ async fn stop_fails_at_every_step() -> Result<()> {
         let before = node.footprint()?;
         let pod = node.pod("stopping").await?;
         node.run(&pod, shell("main", "sleep 1000")).await?;
-        let error = node.stop_pod(&pod.id).await.expect_err(&point);
-        named(&point, &error);
+        match node.stop_pod(&pod.id).await {
+            Err(error) => named(&point, &error),
+            // What cannot be taken away holds up nobody: it is left over, and tried again.
+            Ok(()) => assert!(LEFT_OVER.contains(&point.trim_end_matches('+')), "{point}"),
+        }
         node.stop_pod(&pod.id).await.with_context(|| point.clone())?;
         let status = node.pod_status(&pod.id).await?;
         assert_eq!(status.state(), PodSandboxState::SandboxNotready, "{point}");

@@ -259,17 +259,21 @@ async fn nested_host_mounts_come_along() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_absent_source_is_an_error_that_names_it() -> Result<()> {
+async fn an_absent_source_is_made_or_named() -> Result<()> {
     let node = Node::start().await?;
     let pod = node.pod("absent").await?;
-    node.pull("busybox:1").await?;
-    if node.is_berth() {
-        let mut config = shell("main", "true");
-        config.mounts = vec![bind(Path::new("/berth/no/such/source"), "/vol")];
-        let request = node.create_request(&pod, config);
-        let error = node.cri().create_container(request).await.unwrap_err();
-        assert!(error.message().contains("/berth/no/such/source"), "{error}");
-        assert!(node.containers().await?.is_empty());
-    }
+    let (dir, file) = (node.dir().join("made/by/mount"), node.dir().join("file"));
+    let mut config = shell("main", "touch /vol/seen; echo done");
+    config.mounts = vec![bind(&dir, "/vol")];
+    assert_eq!(node.output(&pod, config).await?, "done\n");
+    assert!(dir.join("seen").exists());
+    fs::write(&file, "")?;
+    let mut config = shell("never", "true");
+    config.mounts = vec![bind(&file.join("below"), "/vol")];
+    let request = node.create_request(&pod, config);
+    let error = node.cri().create_container(request).await.unwrap_err();
+    assert!(error.message().contains("file/below"), "{error}");
+    node.remove_pod(&pod.id).await?;
+    fs::remove_dir_all(node.dir().join("made"))?;
     node.finish().await
 }

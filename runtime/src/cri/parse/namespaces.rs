@@ -12,15 +12,10 @@ const PATH: &str = "config.linux.security_context.namespace_options";
 /// The namespaces of a sandbox. Nothing said means POD, the enumeration's zero.
 pub(super) fn of_pod(options: Option<&cri::NamespaceOption>) -> Result<Namespaces> {
     let Some(options) = options else { return Ok(Namespaces::default()) };
-    let namespaces = parse(PATH, options)?;
-    if let Scope::Target(id) = &namespaces.pid {
-        return field::refuse(
-            format!("{PATH}.pid"),
-            format!("TARGET {id}"),
-            "is for containers only",
-        );
+    if options.pid == i32::from(cri::NamespaceMode::Target) {
+        return field::refuse(format!("{PATH}.pid"), "TARGET", "is for containers only");
     }
-    Ok(namespaces)
+    parse(PATH, options)
 }
 
 /// The namespaces of a container.

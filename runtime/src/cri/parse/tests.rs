@@ -228,12 +228,8 @@ fn bad_sandboxes_are_refused() {
         (format!("{options}.network"), "4", |c| pod_namespaces(c).network = 4),
         (format!("{options}.ipc"), "-1", |c| pod_namespaces(c).ipc = -1),
         (format!("{options}.pid"), "9", |c| pod_namespaces(c).pid = 9),
-        (format!("{options}.target_id"), "", |c| {
+        (format!("{options}.pid"), "TARGET", |c| {
             pod_namespaces(c).pid = cri::NamespaceMode::Target.into();
-        }),
-        (format!("{options}.pid"), "TARGET abc", |c| {
-            pod_namespaces(c).pid = cri::NamespaceMode::Target.into();
-            pod_namespaces(c).target_id = "abc".into();
         }),
         (format!("{options}.userns_options.mode"), "TARGET", |c| {
             pod_namespaces(c).userns_options = Some(cri::UserNamespace {
