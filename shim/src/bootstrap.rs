@@ -46,7 +46,7 @@ pub(crate) fn start(args: &Args) -> Result<(), BootstrapError> {
     let directory = std::env::current_dir().during("name the working directory")?;
     let paths = PodPaths::at(&directory);
     let Some(listener) = bind(&paths)? else { return print_address(&paths) };
-    detach_stderr(&paths)?;
+    let log = open_log(&paths)?;
     match fork().during("fork the resident server")? {
         Fork::Parent(pid) => {
             let told = write_pid(&paths, pid)
@@ -59,7 +59,7 @@ pub(crate) fn start(args: &Args) -> Result<(), BootstrapError> {
             told
         }
         Fork::Child => {
-            leave_launcher()?;
+            leave_launcher(log)?;
             resident::run(listener, paths, args).during("serve")
         }
     }
@@ -127,23 +127,25 @@ fn print_address(paths: &PodPaths) -> Result<(), BootstrapError> {
         .during("print the address")
 }
 
-/// Sees to it that messages never block: a pipe whose reader sleeps would. They go to shim.log
-/// then, as they do when the launcher gave no stderr at all.
-fn detach_stderr(paths: &PodPaths) -> Result<(), BootstrapError> {
+/// Where the server's messages go. A pipe would block once its reader sleeps; a file that the
+/// launcher gave stays.
+fn open_log(paths: &PodPaths) -> Result<Option<OwnedFd>, BootstrapError> {
     let kind = rustix::fs::fstat(rustix::stdio::stderr())
         .map(|stat| FileType::from_raw_mode(stat.st_mode));
     if matches!(kind, Ok(FileType::RegularFile)) {
-        return Ok(());
+        return Ok(None);
     }
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
-    let log = rustix::fs::open(paths.shim_log(), flags, Mode::from_raw_mode(0o600))
-        .during("open shim.log")?;
-    rustix::stdio::dup2_stderr(log).during("direct messages to shim.log")
+    let log = rustix::fs::open(paths.shim_log(), flags, Mode::from_raw_mode(0o600));
+    log.map(Some).during("open shim.log")
 }
 
 /// The child leaves the launcher's session and its pipes. It stays in the pod's directory: by that
 /// a daemon finds the shim of a pod, even one that had no time to write its pid.
-fn leave_launcher() -> Result<(), BootstrapError> {
+fn leave_launcher(log: Option<OwnedFd>) -> Result<(), BootstrapError> {
+    if let Some(log) = log {
+        rustix::stdio::dup2_stderr(log).during("direct messages to shim.log")?;
+    }
     rustix::process::setsid().during("leave the launcher's session")?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .during("open /dev/null")?;

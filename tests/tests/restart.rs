@@ -267,8 +267,8 @@ async fn after_a_reboot_pods_are_not_ready_and_can_be_removed() -> Result<()> {
         let address = node.dir().join("ipam/berth-test").join(ip);
         assert!(!address.exists(), "the old address is given back");
         node.remove_pod(&again.id).await?;
-        node.settled().await?;
         unboot(&node)?;
+        node.settled().await?;
         node.finish().await?;
     }
     Ok(())
@@ -300,6 +300,10 @@ async fn a_torn_record_does_not_stop_the_start() -> Result<()> {
     let request = RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
     node.cri().remove_pod_sandbox(request).await?;
     node.remove_all().await?;
+    // Kept for people to look at.
+    let aside = node.root().join("torn");
+    assert!(!files(&aside).is_empty());
+    fs::remove_dir_all(aside)?;
     node.settled().await?;
     node.finish().await
 }

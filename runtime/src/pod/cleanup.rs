@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::house::{Link, PodEnv, blocking};
 use super::{Error, Result};
 use crate::ports::Attach;
-use crate::shim::{Process, find_by_directory, log_tail, same_process};
+use crate::shim::{Process, ShimError, find_by_directory, log_tail, same_process};
 
 /// Longer than any single call within; after it the cleanup is a leftover.
 const LIMIT: Duration = Duration::from_secs(100);
@@ -219,9 +219,13 @@ async fn kill(process: &Process) -> Result<()> {
 
 async fn state_dir(env: &PodEnv) -> Result<()> {
     let (dir, log) = (env.paths.dir().to_owned(), env.paths.shim_log());
+    let (house, id) = (env.house.clone(), env.id.clone());
     let words = blocking(move || {
         let words = log_tail(&log);
-        remove_tree(&dir).map(|()| words)
+        remove_tree(&dir)?;
+        // A create that was cut short may have been the last to need the parents.
+        house.parents.leave(&id);
+        Ok::<_, Error>(words)
     });
     let words = words.await??;
     if !words.is_empty() {
@@ -233,21 +237,25 @@ async fn state_dir(env: &PodEnv) -> Result<()> {
 async fn task(env: &PodEnv, container: &ContainerId) -> Result<()> {
     let id = container.as_str();
     if let Some(link) = env.link() {
-        return end_task(&link, id).await.map_err(|e| Error::shim("end the container", e));
+        match end_task(&link, id).await {
+            // It died: what it left is ended like any dead shim's.
+            Err(ShimError::Gone { .. } | ShimError::Connect(_)) => {}
+            done => return done.map_err(|e| Error::shim("end the container", e)),
+        }
     }
     let (cgroups, cgroup) = (env.house.cgroups.clone(), env.cgroup(id));
     blocking(move || cgroups.end(&cgroup, KILL_LIMIT)).await?.map_err(Error::cgroup)
 }
 
-async fn end_task(link: &Link, id: &str) -> std::result::Result<(), crate::shim::ShimError> {
+async fn end_task(link: &Link, id: &str) -> std::result::Result<(), ShimError> {
     const SIGKILL: u32 = 9;
     match link.shim.kill(id, SIGKILL, true).await {
         // Stopped already, or never there: the delete says which.
-        Ok(()) | Err(crate::shim::ShimError::Answer { .. }) => {}
+        Ok(()) | Err(ShimError::Answer { .. }) => {}
         Err(error) => return Err(error),
     }
     let waited = tokio::time::timeout(KILL_LIMIT, link.shim.wait(id)).await;
-    if let Ok(Err(error @ crate::shim::ShimError::Gone { .. })) = waited {
+    if let Ok(Err(error @ ShimError::Gone { .. })) = waited {
         return Err(error);
     }
     link.shim.delete(id).await

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::cleanup::Cleanup;
 use super::container::{Container, Reply};
 use super::house::PodEnv;
 use super::spec::ContainerSpec;
@@ -50,6 +51,8 @@ pub(crate) struct Driver {
     lost_shim: bool,
     relinking: bool,
     retrying: bool,
+    /// Leftovers that an operation under way has in hand; it gives back those that stay.
+    in_hand: Vec<Cleanup>,
     retry: Option<Retry>,
     retry_pause: Duration,
 }
@@ -84,6 +87,7 @@ impl Driver {
             lost_shim: false,
             relinking: false,
             retrying: false,
+            in_hand: Vec::new(),
             retry: None,
             retry_pause: RETRY.0,
         }

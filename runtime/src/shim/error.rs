@@ -20,7 +20,7 @@ pub enum ShimError {
     Refused {
         /// How it ended.
         status: String,
-        /// The end of its log.
+        /// What it said.
         stderr: String,
     },
     /// Its socket does not answer.

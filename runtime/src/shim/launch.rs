@@ -4,9 +4,7 @@
 //! cgroup for the daemon's life and does nothing but start shims. On v2 the resident shim is
 //! moved right after its start, before it has a child of its own.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc;
@@ -82,7 +80,7 @@ impl Launcher {
     /// resident shim listens. If the future is dropped, a shim may be left: see
     /// [`super::find_by_directory`].
     pub async fn launch(&self, pod: &PodId, paths: &PodPaths) -> Result<Process, ShimError> {
-        let child = self.spawn(self.command(pod, paths)?).await?;
+        let child = self.spawn(self.command(pod, paths)).await?;
         let output = match tokio::time::timeout(START_LIMIT, child.wait_with_output()).await {
             Ok(output) => output.map_err(launch("wait for the start verb"))?,
             Err(_) => {
@@ -92,7 +90,8 @@ impl Launcher {
         };
         if !output.status.success() {
             let status = output.status.to_string();
-            return Err(ShimError::Refused { status, stderr: log_tail(&paths.shim_log()) });
+            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(ShimError::Refused { status, stderr });
         }
         let process = resident(paths)?;
         if self.cgroups.unified() {
@@ -102,22 +101,16 @@ impl Launcher {
         Ok(process)
     }
 
-    fn command(&self, pod: &PodId, paths: &PodPaths) -> Result<Command, ShimError> {
-        let log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(paths.shim_log())
-            .map_err(launch("open shim.log"))?;
+    fn command(&self, pod: &PodId, paths: &PodPaths) -> Command {
         let mut command = Command::new(&self.binary);
         command
             .args(["-namespace", "k8s.io", "-id", pod.as_str(), "-address", "", "start"])
             .current_dir(paths.dir())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(log)
+            .stderr(Stdio::piped())
             .kill_on_drop(true);
-        Ok(command)
+        command
     }
 
     async fn spawn(&self, command: Command) -> Result<Child, ShimError> {

@@ -87,6 +87,9 @@ impl Store {
     /// Removes a pod's record and those of its containers. Ok when there is none.
     pub fn remove_pod(&self, id: &PodId) -> Result<()> {
         let dir = self.pod_dir(id);
+        // Without it the rest is nothing, should this be cut short.
+        let record = dir.join("pod.json");
+        absent_is_fine(std::fs::remove_file(&record), "remove", &record)?;
         absent_is_fine(std::fs::remove_dir_all(&dir), "remove", &dir)
     }
 
@@ -104,6 +107,8 @@ impl Store {
             let Ok(id) = PodId::parse(&name) else { continue };
             match file::read::<PodRecord>(&self.pod_dir(&id).join("pod.json")) {
                 Ok(pod) => all.push(Recorded { containers: self.load_containers(&id)?, pod }),
+                // Cut short before the record was there, or after it went.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.remove_pod(&id)?,
                 Err(error) => self.set_aside(&self.pod_dir(&id), &name, &error),
             }
         }

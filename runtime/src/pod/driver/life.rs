@@ -153,7 +153,7 @@ impl Driver {
 
     fn begin_stop(&mut self) {
         self.cancel_creates();
-        let record = self.record.clone();
+        let record = self.hand_out();
         let alive = self.containers.values().filter(|c| c.alive());
         let alive: Vec<_> = alive.map(|c| c.record.id.clone()).collect();
         let begun = self.begin(|env| async move {
@@ -168,7 +168,7 @@ impl Driver {
         for (id, ended) in stopped.ended {
             self.ended(&id, ended).await;
         }
-        self.record = stopped.record;
+        self.take_back(stopped.record);
         if self.record.phase != PodPhase::NotReady {
             let error = stopped.failure.unwrap_or(Error::Draining);
             return self.not_stopped(&error);
@@ -201,7 +201,7 @@ impl Driver {
         if !wanted || self.retrying || self.containers.values().any(Container::busy) {
             return;
         }
-        let record = self.record.clone();
+        let record = self.hand_out();
         let containers: Vec<_> = self.containers.values().map(|c| c.record.clone()).collect();
         let begun = self.begin(|env| async move {
             Done::Removed(Box::new(remove::pod(&env, record, containers).await))
@@ -221,7 +221,7 @@ impl Driver {
     }
 
     fn removed(&mut self, record: PodRecord) {
-        self.record = record;
+        self.take_back(record);
         self.containers.clear();
         self.become_phase(Phase::Gone);
         self.publish();
@@ -284,6 +284,20 @@ impl Driver {
         }
     }
 
+    /// The record for an operation that changes it, and sees to the leftovers in it.
+    fn hand_out(&mut self) -> PodRecord {
+        self.in_hand.clone_from(&self.record.leftovers);
+        self.record.clone()
+    }
+
+    /// The record as the operation leaves it, with what was left over meanwhile.
+    fn take_back(&mut self, record: PodRecord) {
+        let in_hand = std::mem::take(&mut self.in_hand);
+        let old = std::mem::replace(&mut self.record, record);
+        let fresh = old.leftovers.into_iter().filter(|left| !in_hand.contains(left));
+        self.record.leftovers.extend(fresh);
+    }
+
     /// Keeps what could not be taken away, and tries again later.
     pub(super) async fn leave_over(&mut self, left: Vec<Cleanup>) {
         if left.is_empty() {
@@ -317,18 +331,19 @@ impl Driver {
         if self.phase() == Phase::Stopping && self.env.link().is_none() {
             return self.begin_stop();
         }
-        let left = self.record.leftovers.clone();
-        if left.is_empty() || self.retrying || self.phase() == Phase::Removing {
+        let busy = matches!(self.phase(), Phase::Stopping | Phase::Removing);
+        if self.record.leftovers.is_empty() || self.retrying || busy {
             return;
         }
         self.retrying = true;
         self.retry_pause = (pause * 2).min(RETRY.1);
+        let left = self.hand_out().leftovers;
         self.watch(|env| async move { Done::Retried(remove::leftovers(&env, left).await) });
     }
 
     async fn retried(&mut self, left: Vec<Cleanup>) {
         self.retrying = false;
-        self.record.leftovers = left;
+        self.take_back(PodRecord { leftovers: left, ..self.record.clone() });
         let gone = self.record.leftovers.is_empty() && self.phase() == Phase::Gone;
         let written = match gone {
             true => self.env.forget_pod().await,
