@@ -21,5 +21,5 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
     let failpoints = ["clippy", "--workspace", "--features=berth-runtime/failpoints"];
     sh::run(sh::cargo(workspace, failpoints).args(["--", "-Dwarnings"]))?;
     let triple = workspace::host_triple()?;
-    sh::run(&mut build::static_cargo(workspace, "clippy", &triple, &["--", "-Dwarnings"]))
+    sh::run(build::static_cargo(workspace, "clippy", &triple, &[]).args(["--", "-Dwarnings"]))
 }
