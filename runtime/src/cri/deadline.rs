@@ -65,7 +65,7 @@ where
 }
 
 /// `grpc-timeout`: up to eight digits and a unit. One that cannot be read is none.
-fn limit(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn limit(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if number.len() > 8 || !number.bytes().all(|digit| digit.is_ascii_digit()) {

@@ -11,15 +11,18 @@ use super::{Front, MAX_MESSAGE, parse};
 const FRAMING: usize = 1024;
 
 /// Runs a command and answers with what it wrote. More output than an answer can carry is cut:
-/// kubelet drops a larger message as a whole.
+/// kubelet drops a larger message as a whole. A command that outlives its caller's `patience` is
+/// ended like one that outlives the request's limit.
 pub(super) async fn exec_sync(
     front: &Front,
     request: &cri::ExecSyncRequest,
+    patience: Option<Duration>,
 ) -> Result<cri::ExecSyncResponse, Failure> {
     let id = parse::id("container_id", &request.container_id)?;
     let argv = parse::argv("cmd", &request.cmd)?;
     let seconds = parse::seconds("timeout", request.timeout)?;
-    let timeout = (seconds > 0).then(|| Duration::from_secs(seconds));
+    let asked = (seconds > 0).then(|| Duration::from_secs(seconds));
+    let timeout = [asked, patience].into_iter().flatten().min();
     let mut output = front.roster.exec_sync(id, argv, timeout).await?;
     fit(&mut output.stdout, &mut output.stderr, MAX_MESSAGE - FRAMING);
     Ok(cri::ExecSyncResponse {

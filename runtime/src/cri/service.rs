@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::call::call;
 use super::code::unimplemented;
-use super::{Front, container, exec, image, pod, status};
+use super::{Front, container, deadline, exec, image, pod, status};
 
 /// The answer of a streaming RPC.
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -194,9 +194,10 @@ impl RuntimeService for Front {
         &self,
         request: Request<cri::ExecSyncRequest>,
     ) -> Result<Response<cri::ExecSyncResponse>, Status> {
+        let patience = deadline::limit(request.metadata().as_ref());
         let request = request.into_inner();
-        call(&self.metrics, "ExecSync", &request.container_id, exec::exec_sync(self, &request))
-            .await
+        let work = exec::exec_sync(self, &request, patience);
+        call(&self.metrics, "ExecSync", &request.container_id, work).await
     }
 
     async fn exec(

@@ -73,6 +73,26 @@ async fn a_timeout_takes_the_whole_tree() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_callers_own_deadline_ends_the_command_too() -> Result<()> {
+    let node = Node::start().await?;
+    let (_, id) = busy(&node).await?;
+    let mut request = tonic::Request::new(ExecSyncRequest {
+        container_id: id.clone(),
+        cmd: ["sleep", "4714"].map(str::to_owned).to_vec(),
+        timeout: 0,
+    });
+    request.set_timeout(Duration::from_secs(1));
+    node.cri().runtime().exec_sync(request).await.unwrap_err();
+    true_within("the command's end", SOON, async || {
+        let seen = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done";
+        let left = node.sh(&id, seen).await?;
+        Ok(!left.lines().any(|line| line.starts_with("sleep 4714")))
+    })
+    .await?;
+    node.finish().await
+}
+
+#[tokio::test]
 async fn a_command_that_is_not_there_is_an_error_or_a_code() -> Result<()> {
     let node = Node::start().await?;
     let (_, id) = busy(&node).await?;
