@@ -137,7 +137,7 @@ async fn fork_bombs_hit_the_limit_of_processes() -> Result<()> {
     for root in hierarchies() {
         let path = root.join(&parent);
         fs::create_dir_all(&path)?;
-        inherit_limited(&path)?;
+        hand_down(&path)?;
         if path.join("pids.max").exists() {
             fs::write(path.join("pids.max"), "20")?;
         }
@@ -154,11 +154,19 @@ async fn fork_bombs_hit_the_limit_of_processes() -> Result<()> {
     node.finish().await
 }
 
-fn inherit_limited(path: &std::path::Path) -> Result<()> {
-    if is_v2() || !path.starts_with("/sys/fs/cgroup/cpuset") {
+/// As kubelet prepares a pod's cgroup: controllers handed down on v2, cpuset filled in on v1.
+fn hand_down(path: &std::path::Path) -> Result<()> {
+    let node = path.parent().context("a parent")?;
+    if is_v2() {
+        for level in [node.parent().context("a root")?, node] {
+            fs::write(level.join("cgroup.subtree_control"), "+pids")?;
+        }
         return Ok(());
     }
-    for level in [path.parent().context("a parent")?, path] {
+    if !path.starts_with("/sys/fs/cgroup/cpuset") {
+        return Ok(());
+    }
+    for level in [node, path] {
         for file in ["cpuset.cpus", "cpuset.mems"] {
             let value = fs::read_to_string(level.parent().context("a parent")?.join(file))?;
             fs::write(level.join(file), value)?;

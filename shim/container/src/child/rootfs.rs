@@ -73,10 +73,11 @@ fn overlay_by_fsconfig(overlay: &Overlay, names: &Names) -> io::Result<OwnedFd> 
     context.mount(0)
 }
 
-/// Whether this kernel's overlay takes layers one by one.
+/// Whether this kernel's overlay takes layers one by one. Before 6.5 it takes any option without
+/// a look, and refuses all of them at the mount.
 fn has_append() -> io::Result<bool> {
-    let context = FsContext::open(c"overlay")?;
-    Ok(context.string("lowerdir+", "/").is_ok())
+    let looks = FsContext::open(c"overlay")?.string("no such option", "/").is_err();
+    Ok(looks && FsContext::open(c"overlay")?.string("lowerdir+", "/").is_ok())
 }
 
 /// The paths of an overlay as names relative to their common parent.
