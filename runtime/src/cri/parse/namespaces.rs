@@ -13,7 +13,8 @@ const PATH: &str = "config.linux.security_context.namespace_options";
 pub(super) fn of_pod(options: Option<&cri::NamespaceOption>) -> Result<Namespaces> {
     let Some(options) = options else { return Ok(Namespaces::default()) };
     if options.pid == i32::from(cri::NamespaceMode::Target) {
-        return field::refuse(format!("{PATH}.pid"), "TARGET", "is for containers only");
+        let value = format!("TARGET {}", options.target_id);
+        return field::refuse(format!("{PATH}.pid"), value.trim_end(), "is for containers only");
     }
     parse(PATH, options)
 }

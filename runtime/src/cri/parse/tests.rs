@@ -231,6 +231,10 @@ fn bad_sandboxes_are_refused() {
         (format!("{options}.pid"), "TARGET", |c| {
             pod_namespaces(c).pid = cri::NamespaceMode::Target.into();
         }),
+        (format!("{options}.pid"), "TARGET abc", |c| {
+            pod_namespaces(c).pid = cri::NamespaceMode::Target.into();
+            pod_namespaces(c).target_id = "abc".into();
+        }),
         (format!("{options}.userns_options.mode"), "TARGET", |c| {
             pod_namespaces(c).userns_options = Some(cri::UserNamespace {
                 mode: cri::NamespaceMode::Target.into(),

@@ -291,11 +291,19 @@ impl Driver {
     }
 
     /// The record as the operation leaves it, with what was left over meanwhile.
-    fn take_back(&mut self, record: PodRecord) {
+    fn take_back(&mut self, mut record: PodRecord) {
+        let left = std::mem::take(&mut record.leftovers);
+        record.leftovers = std::mem::take(&mut self.record.leftovers);
+        self.record = record;
+        self.put_back(left);
+    }
+
+    /// What stays of the leftovers handed out, beside those that came up meanwhile.
+    fn put_back(&mut self, left: Vec<Cleanup>) {
         let in_hand = std::mem::take(&mut self.in_hand);
-        let old = std::mem::replace(&mut self.record, record);
-        let fresh = old.leftovers.into_iter().filter(|left| !in_hand.contains(left));
-        self.record.leftovers.extend(fresh);
+        let leftovers = &mut self.record.leftovers;
+        leftovers.retain(|known| !in_hand.contains(known) && !left.contains(known));
+        leftovers.extend(left);
     }
 
     /// Keeps what could not be taken away, and tries again later.
@@ -343,7 +351,7 @@ impl Driver {
 
     async fn retried(&mut self, left: Vec<Cleanup>) {
         self.retrying = false;
-        self.take_back(PodRecord { leftovers: left, ..self.record.clone() });
+        self.put_back(left);
         let gone = self.record.leftovers.is_empty() && self.phase() == Phase::Gone;
         let written = match gone {
             true => self.env.forget_pod().await,
