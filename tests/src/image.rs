@@ -73,16 +73,25 @@ impl Layer {
         Self::packed(&archive(entries), Packing::default())
     }
 
-    /// A layer of this tar.
+    /// A layer of this tar, packed quickly.
     pub fn packed(tar: &[u8], packing: Packing) -> Result<Self> {
+        Self::pack(tar, packing, Compression::fast(), 1)
+    }
+
+    /// A layer of this tar, packed as thoroughly as the tools that build images do by default.
+    pub fn packed_well(tar: &[u8], packing: Packing) -> Result<Self> {
+        Self::pack(tar, packing, Compression::new(6), 3)
+    }
+
+    fn pack(tar: &[u8], packing: Packing, gzip: Compression, zstd: i32) -> Result<Self> {
         let bytes = match packing {
             Packing::Plain => tar.to_vec(),
             Packing::Gzip => {
-                let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+                let mut encoder = GzEncoder::new(Vec::new(), gzip);
                 encoder.write_all(tar)?;
                 encoder.finish()?
             }
-            Packing::Zstd => zstd::encode_all(tar, 1)?,
+            Packing::Zstd => zstd::encode_all(tar, zstd)?,
         };
         Ok(Self { diff_id: digest(tar), blob: Blob::new(bytes), packing })
     }

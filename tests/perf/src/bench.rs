@@ -11,10 +11,11 @@ use clap::{Args, ValueEnum};
 use crate::cni::Chain;
 use crate::images;
 use crate::instance::{self, Instance, Kind, Settings};
-use crate::metrics::{self, Scale, Suite, Target};
+use crate::metrics::{self, Pulls, Scale, Suite, Target};
 use crate::pods::Node;
 use crate::report::{Report, Side};
 use crate::samples::Samples;
+use crate::trees::Tree;
 
 /// What is compared, and how long.
 #[derive(Args)]
@@ -121,6 +122,7 @@ struct Ground {
     dir: PathBuf,
     chain: Chain,
     registry: Registry,
+    trees: Vec<Tree>,
 }
 
 const REPOSITORY: &str = "berth/perf";
@@ -131,12 +133,14 @@ impl Ground {
         let dir = instance::directory(&format!("berth-perf-{}", std::process::id()));
         fs::create_dir_all(&dir)?;
         let registry = Registry::http()?;
-        let ground = Self { chain: Chain::new(), registry, dir };
+        let mut ground = Self { chain: Chain::new(), registry, dir, trees: Vec::new() };
         ground.push("app", &images::app(&program)?)?;
         ground.push("pause", &images::pause(&program)?)?;
-        let (layers, size) = if options.quick { (2, 16) } else { (4, 128) };
-        if options.suites().contains(&Suite::Pull) {
-            ground.push("large", &images::large(layers, size)?)?;
+        let wanted = |tree| options.suites().iter().any(|suite| suite.tree() == Some(tree));
+        for tree in Tree::ALL.into_iter().filter(|tree| wanted(*tree)) {
+            eprintln!("build the image {} ...", tree.tag());
+            ground.push(tree.tag(), &tree.build(options.quick)?)?;
+            ground.trees.push(tree);
         }
         ground.write_hosts()?;
         Ok(ground)
@@ -148,6 +152,10 @@ impl Ground {
 
     fn image(&self, tag: &str) -> String {
         format!("{}/{REPOSITORY}:{tag}", self.registry.address())
+    }
+
+    fn pulls(&self) -> Pulls {
+        Pulls(self.trees.iter().map(|tree| (*tree, self.image(tree.tag()))).collect())
     }
 
     /// The registry speaks plain HTTP, which both sides must be told in the same file.
@@ -178,13 +186,13 @@ impl Ground {
         };
         let instance = Instance::start(kind, &instance, &settings).await?;
         let logs = dir.join("logs");
-        let target = target(name, instance, self.image("app"), &logs, self.image("large"));
+        let target = target(name, instance, self.image("app"), &logs, self.pulls());
         target.node.pull(&target.node.image).await?;
         Ok(target)
     }
 }
 
-fn target(name: String, instance: Instance, image: String, logs: &Path, large: String) -> Target {
+fn target(name: String, instance: Instance, image: String, logs: &Path, pulls: Pulls) -> Target {
     let node = Node {
         cri: instance.cri().clone(),
         image,
@@ -198,7 +206,7 @@ fn target(name: String, instance: Instance, image: String, logs: &Path, large: S
         programs: Vec::new(),
         daemon: Some(instance.pid()),
         instance: Some(instance),
-        large_image: Some(large),
+        pulls,
     }
 }
 

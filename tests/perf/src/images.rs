@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use berth_tests::image::{Blob, Built, Image, Layer, Packing};
+use berth_tests::image::{Blob, Built, Image, Layer};
 use berth_tests::tar::{Entry, Kind, archive};
 use serde_json::json;
 
@@ -28,27 +28,6 @@ pub(crate) fn app(program: &Path) -> Result<Built> {
 pub(crate) fn pause(program: &Path) -> Result<Built> {
     let layer = Layer::new(&[executable("pause", program)?])?;
     Ok(Image::new(vec![layer]).config(json!({"Entrypoint": ["/pause"]})).build())
-}
-
-/// Layers of made-up files: text of words, which gzip takes to about a third, as it does with
-/// program files, in sizes as a distribution has them.
-pub(crate) fn large(layers: u32, mebibytes_per_layer: u32) -> Result<Built> {
-    let layers = (0..layers).map(|layer| {
-        let mut noise = Noise(u64::from(layer) + 1);
-        let mut entries = vec![Entry::dir(&format!("layer{layer}"))];
-        let mut left = usize::try_from(mebibytes_per_layer)? << 20;
-        for file in 0_u32.. {
-            let size = noise.file_size().min(left);
-            let path = format!("layer{layer}/file{file}");
-            entries.push(Entry::new(&path, Kind::File(noise.text(size))));
-            left -= size;
-            if left == 0 {
-                break;
-            }
-        }
-        Layer::packed(&archive(&entries), Packing::Gzip)
-    });
-    Ok(Image::new(layers.collect::<Result<_>>()?).build())
 }
 
 /// The image as an OCI image layout in a tar, under this name.
@@ -86,24 +65,23 @@ fn executable(name: &str, program: &Path) -> Result<Entry> {
 }
 
 /// The same bytes in every run (xorshift64).
-struct Noise(u64);
+pub(crate) struct Noise(u64);
 
 impl Noise {
-    fn next(&mut self) -> u64 {
+    /// A stream of its own for every seed but 0, which gives nothing.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    /// Many small files, few large ones: 256 bytes to 8 MiB, each doubling as likely.
-    fn file_size(&mut self) -> usize {
-        let doublings = self.next() % 16;
-        256_usize << doublings
-    }
-
     /// Words of a small vocabulary with numbers between them.
-    fn text(&mut self, size: usize) -> Vec<u8> {
+    pub(crate) fn text(&mut self, size: usize) -> Vec<u8> {
         const WORDS: [&str; 16] = [
             "anchor", "berth", "cargo", "dock", "engine", "freight", "gangway", "harbour", "keel",
             "lading", "manifest", "pilot", "quay", "rudder", "stowage", "tide",
@@ -122,20 +100,23 @@ impl Noise {
 
 #[cfg(test)]
 mod tests {
+    use berth_tests::image::Packing;
+
     use super::*;
 
     #[test]
-    fn the_large_image_is_the_same_every_time() {
-        let (one, two) = (large(2, 1).unwrap(), large(2, 1).unwrap());
-        assert_eq!(one.manifest.digest, two.manifest.digest);
-        assert_eq!(one.blobs.len(), 3);
-        let packed: usize = one.blobs.iter().map(|blob| blob.bytes.len()).sum();
-        assert!((300_000..1_200_000).contains(&packed), "{packed} bytes of 2 MiB");
+    fn made_up_text_is_the_same_every_time_and_packs_like_text() {
+        let text = Noise::new(7).text(1 << 20);
+        assert_eq!(text, Noise::new(7).text(1 << 20));
+        let packed = Layer::packed(&text, Packing::Gzip).unwrap().blob.bytes.len();
+        assert!((150_000..700_000).contains(&packed), "{packed} bytes of 1 MiB");
     }
 
     #[test]
     fn an_archive_holds_every_blob_and_the_index() {
-        let image = large(1, 1).unwrap();
+        let text = String::from_utf8(Noise::new(1).text(5000)).unwrap();
+        let layer = Layer::new(&[Entry::file("text", &text)]).unwrap();
+        let image = Image::new(vec![layer]).build();
         let archive = oci_archive(&image, "localhost/x:1");
         let text = String::from_utf8_lossy(&archive);
         for blob in image.blobs.iter().chain([&image.manifest]) {

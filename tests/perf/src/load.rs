@@ -7,10 +7,11 @@ use berth_proto::cri::VersionRequest;
 use berth_tests::cri::Cri;
 use clap::Args;
 
-use crate::metrics::{self, Scale, Suite, Target};
+use crate::metrics::{self, Pulls, Scale, Suite, Target};
 use crate::pods::Node;
 use crate::report::{Report, Side};
 use crate::slice::Account;
+use crate::trees::Tree;
 
 /// Whom to measure, with what.
 #[derive(Args)]
@@ -68,7 +69,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         programs: options.programs.clone(),
         daemon: options.daemon,
         instance: None,
-        large_image: options.pull_image.clone(),
+        pulls: Pulls(options.pull_image.iter().map(|it| (Tree::Gzip, it.clone())).collect()),
     };
     target.node.pull(&options.image).await?;
     let mut report = Report::new(vec![Side::named(&name, vec![version.runtime_version])]);

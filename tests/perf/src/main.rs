@@ -4,7 +4,7 @@
 //! - [`bench`]: Berth and a peer, both started here; [`instance`], [`slice`], [`cni`]: their
 //!   daemons, cgroups and networks; [`report`]: the table.
 //! - [`metrics`]: what is measured; [`samples`]: the values; [`pods`]: the requests.
-//! - [`images`]: what runs in the containers.
+//! - [`images`]: what runs in the containers; [`trees`]: what is pulled.
 //! - [`demo`]: one pod through a daemon of its own, from start to finish.
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,7 @@ mod pods;
 mod report;
 mod samples;
 mod slice;
+mod trees;
 
 use std::process::ExitCode;
 

@@ -18,14 +18,23 @@ use crate::instance::Instance;
 use crate::pods::Node;
 use crate::samples::{Metric, Samples};
 use crate::slice::Account;
+use crate::trees::Tree;
 
 /// One group of measurements that share their preparation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
     /// The daemon's memory before the first pod.
     Idle,
-    /// Pull of an image of several layers into a store that lacks it.
+    /// Pull of an image of several gzip layers into a store that lacks it, and its removal.
     Pull,
+    /// The same with Zstandard.
+    PullZstd,
+    /// Pull of one large layer.
+    PullFat,
+    /// Pull of very many small files.
+    PullFiles,
+    /// Ten equal pulls at once.
+    PullTen,
     /// A pod's life on the host's network, step by step.
     PodHost,
     /// The same with a network of its own.
@@ -41,6 +50,17 @@ pub(crate) enum Suite {
 }
 
 impl Suite {
+    /// The image that it pulls.
+    pub(crate) fn tree(self) -> Option<Tree> {
+        Some(match self {
+            Self::Pull | Self::PullTen => Tree::Gzip,
+            Self::PullZstd => Tree::Zstd,
+            Self::PullFat => Tree::Fat,
+            Self::PullFiles => Tree::Files,
+            _ => return None,
+        })
+    }
+
     /// All, in the order of their running.
     pub(crate) fn all() -> &'static [Self] {
         Self::value_variants()
@@ -62,8 +82,18 @@ pub(crate) struct Target {
     pub(crate) daemon: Option<u32>,
     /// The daemon, where it is ours to kill.
     pub(crate) instance: Option<Instance>,
-    /// An image of several layers that no pod uses, if there is one to pull.
-    pub(crate) large_image: Option<String>,
+    /// Images to pull that no pod uses.
+    pub(crate) pulls: Pulls,
+}
+
+/// References of images to pull; a tree without one is left out.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pulls(pub(crate) Vec<(Tree, String)>);
+
+impl Pulls {
+    fn get(&self, tree: Tree) -> Option<&str> {
+        self.0.iter().find(|(of, _)| *of == tree).map(|(_, reference)| reference.as_str())
+    }
 }
 
 /// How often things are repeated.
@@ -113,7 +143,11 @@ impl Scale {
 pub(crate) async fn measure(suite: Suite, target: &mut Target, scale: Scale) -> Result<Samples> {
     match suite {
         Suite::Idle => idle::measure(target).await,
-        Suite::Pull => pull::measure(target, scale).await,
+        Suite::Pull => pull::measure(target, &pull::GZIP, scale).await,
+        Suite::PullZstd => pull::measure(target, &pull::ZSTD, scale).await,
+        Suite::PullFat => pull::measure(target, &pull::FAT, scale).await,
+        Suite::PullFiles => pull::measure(target, &pull::FILES, scale).await,
+        Suite::PullTen => pull::ten(target, scale).await,
         Suite::PodHost => cycle::measure(target, &cycle::HOST, scale).await,
         Suite::PodCni => cycle::measure(target, &cycle::CNI, scale).await,
         Suite::Burst => burst::measure(target, scale).await,
