@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::layers::{Blobs, Layers, blocking};
 use crate::manifest::{self, Descriptor, Document, IndexEntry, MAX_MANIFEST, Manifest};
 use crate::platform::Platform;
+use crate::progress::Meter;
 use crate::reference::Reference;
 use crate::store::{ImageId, NewImage, Store};
 use crate::unpack::{Piece, tar_contents};
@@ -65,7 +66,10 @@ async fn import_one(
     })
     .await?;
     let (_, diff_ids) = manifest::parse_config(&manifest, &config_bytes)?;
-    let holds = layers.all(&archive, &manifest.layers, &diff_ids).await?;
+    let label =
+        name.as_ref().map_or_else(|| archive.path.display().to_string(), Reference::to_string);
+    let entry = layers.board.enter(label);
+    let holds = layers.all(&archive, &manifest.layers, &diff_ids, &entry).await?;
     let image = NewImage {
         manifest_text: manifest::text(&manifest.digest, manifest_bytes)?,
         config_text: manifest::text(&manifest.config.digest, config_bytes)?,
@@ -158,7 +162,12 @@ impl Archive {
         Ok((file.take(length), length))
     }
 
-    fn send_all(&self, blob: &Descriptor, to: &mpsc::Sender<Piece>) -> Result<(), Error> {
+    fn send_all(
+        &self,
+        blob: &Descriptor,
+        to: &mpsc::Sender<Piece>,
+        meter: &Meter,
+    ) -> Result<(), Error> {
         let (mut file, _) = self.member(&member(&blob.digest))?;
         loop {
             let mut piece = Vec::with_capacity(PIECE);
@@ -167,6 +176,7 @@ impl Archive {
                 .read_to_end(&mut piece)
                 .map_err(crate::store::Error::io("read", &self.path))?;
             let end = piece.is_empty();
+            meter.received(piece.len());
             let next = if end { Piece::End } else { Piece::Data(Bytes::from(piece)) };
             if to.blocking_send(next).is_err() || end {
                 return Ok(());
@@ -176,8 +186,13 @@ impl Archive {
 }
 
 impl Blobs for Archive {
-    async fn send(self: Arc<Self>, blob: Descriptor, to: mpsc::Sender<Piece>) -> Result<(), Error> {
-        blocking(move || self.send_all(&blob, &to)).await
+    async fn send(
+        self: Arc<Self>,
+        blob: Descriptor,
+        to: mpsc::Sender<Piece>,
+        meter: Arc<Meter>,
+    ) -> Result<(), Error> {
+        blocking(move || self.send_all(&blob, &to, &meter)).await
     }
 }
 

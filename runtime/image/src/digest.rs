@@ -44,6 +44,12 @@ impl Digest {
         &self.0
     }
 
+    /// The part before the colon.
+    #[must_use]
+    pub fn algorithm(&self) -> &str {
+        self.0.split_once(':').map_or("", |(algorithm, _)| algorithm)
+    }
+
     /// The part after the colon.
     #[must_use]
     pub fn hex(&self) -> &str {

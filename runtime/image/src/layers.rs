@@ -11,6 +11,7 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::flight::Flights;
 use crate::manifest::Descriptor;
+use crate::progress::{Board, Entry, LayerState, Meter};
 use crate::snapshot;
 use crate::store::layer::{LayerHold, LayerKey, LayerRecord, Staging, chain_ids};
 use crate::store::{self, Store};
@@ -26,12 +27,14 @@ pub(crate) trait Blobs: Send + Sync + 'static {
         self: Arc<Self>,
         blob: Descriptor,
         to: mpsc::Sender<Piece>,
+        meter: Arc<Meter>,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
 /// Unpacks layers, each once however many ask for it.
 pub(crate) struct Layers {
     store: Arc<Store>,
+    pub(crate) board: Board,
     flights: Flights<Digest, Result<Arc<Unpacked>, Arc<Error>>>,
     chains: Turns,
     limit: Arc<Semaphore>,
@@ -68,12 +71,14 @@ struct Wanted {
     blob: Descriptor,
     diff_id: Digest,
     chain_id: Digest,
+    meter: Arc<Meter>,
 }
 
 impl Layers {
     pub(crate) fn new(store: Arc<Store>, parallel: usize) -> Self {
         let limit = Arc::new(Semaphore::new(parallel.max(1)));
-        Self { store, flights: Flights::new(), chains: Turns::default(), limit }
+        let (board, flights, chains) = (Board::default(), Flights::new(), Turns::default());
+        Self { store, board, flights, chains, limit }
     }
 
     /// Claims on all layers, bottom first. What is not in the store is brought there; dropping
@@ -83,6 +88,7 @@ impl Layers {
         blobs: &Arc<impl Blobs>,
         layers: &[Descriptor],
         diff_ids: &[Digest],
+        entry: &Entry,
     ) -> Result<Vec<Arc<LayerHold>>, Error> {
         let wanted: Vec<_> = layers
             .iter()
@@ -91,8 +97,10 @@ impl Layers {
                 blob: blob.clone(),
                 diff_id: diff_id.clone(),
                 chain_id,
+                meter: self.board.meter(diff_id),
             })
             .collect();
+        entry.layers(wanted.iter().map(|layer| (layer.blob.clone(), layer.meter.clone())));
         let passes: Vec<_> =
             wanted.iter().map(|layer| self.clone().one(blobs.clone(), layer.clone())).collect();
         let unpacked = try_join_all(passes).await?;
@@ -102,6 +110,9 @@ impl Layers {
                 Unpacked::Ready(hold) => hold.clone(),
                 Unpacked::Open { .. } => self.fit(blobs, layer, unpacked, &holds).await?,
             };
+            if !matches!(layer.meter.state(), LayerState::Shared) {
+                layer.meter.set(LayerState::Done);
+            }
             holds.push(hold);
         }
         Ok(holds)
@@ -112,8 +123,10 @@ impl Layers {
         blobs: Arc<impl Blobs>,
         layer: Wanted,
     ) -> Result<Arc<Unpacked>, Error> {
+        let mut shared = LayerState::Shared;
         loop {
             if let Some(hold) = self.known(&layer) {
+                layer.meter.set(shared);
                 return Ok(Arc::new(Unpacked::Ready(hold)));
             }
             let start = || {
@@ -124,7 +137,7 @@ impl Layers {
             match landed.value {
                 Some(Ok(unpacked)) => return Ok(unpacked),
                 // Another's registry may have failed where this one's serves.
-                Some(Err(_)) | None if landed.joined => {}
+                Some(Err(_)) | None if landed.joined => shared = LayerState::Done,
                 Some(Err(source)) => return Err(named(&layer, source)),
                 None => return Err(Error::Cancelled),
             }
@@ -212,6 +225,7 @@ async fn pass(
     }
     let key = LayerKey::Diff(layer.diff_id.clone());
     let hold = commit(&store, made, key, layer.diff_id).await.map_err(Arc::new)?;
+    layer.meter.set(LayerState::Done);
     Ok(Arc::new(Unpacked::Ready(hold)))
 }
 
@@ -227,15 +241,23 @@ async fn stream(
     below: Option<BelowHolds>,
 ) -> Result<Made, Error> {
     let _permit = limit.acquire().await.map_err(|_| Error::Cancelled)?;
+    layer.meter.restart();
     let (sender, receiver) = mpsc::channel(PIECES);
     let store = store.clone();
     let expected = Expected {
         blob: layer.blob.digest.clone(),
         blob_size: layer.blob.size,
         diff_id: layer.diff_id.clone(),
+        meter: layer.meter.clone(),
+    };
+    let meter = layer.meter.clone();
+    let sending = async {
+        let sent = blobs.clone().send(layer.blob.clone(), sender, meter.clone()).await;
+        meter.set(LayerState::Unpacking);
+        sent
     };
     let unpacking = blocking(move || unpack_into_staging(&store, receiver, &expected, below));
-    let (sent, made) = tokio::join!(blobs.clone().send(layer.blob.clone(), sender), unpacking);
+    let (sent, made) = tokio::join!(sending, unpacking);
     match (sent, made) {
         // A failed unpacking closes the channel; a failed download cuts the unpacking short.
         (Err(error), _) => Err(error),

@@ -4,7 +4,7 @@
 //!
 //! - `registry/`: which hosts to ask, and asking them.
 //! - `manifest`, `platform`: what an image consists of, and which of several fits this machine.
-//! - `pull`, `archive`: the two ways an image comes in.
+//! - `pull`, `archive`: the two ways an image comes in; `progress`: how far it has come.
 //! - `layers`, `unpack/`: each layer in one pass from the network to a directory.
 //! - `store/`: what is on disk, who needs it, what survives a crash.
 //! - `snapshot/`: writable layers, and reading from images without mounting them.
@@ -19,6 +19,7 @@ mod flight;
 mod layers;
 mod manifest;
 mod platform;
+mod progress;
 mod pull;
 mod reference;
 mod registry;
@@ -35,6 +36,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use error::{Error, ErrorKind};
 pub use manifest::Error as ManifestError;
 pub use oci_spec::image::ImageConfiguration;
+pub use progress::{LayerState, LayerStatus, PullState, PullStatus};
 pub use reference::{InvalidReference, Reference};
 pub use registry::{Credentials, Error as RegistryError, RegistryConfig};
 pub use snapshot::{Error as SnapshotError, Snapshot};
@@ -52,17 +54,27 @@ pub struct StoreConfig {
     pub root: PathBuf,
     /// Layers fetched and unpacked at a time, over all pulls; at least one.
     pub parallel_layers: usize,
+    /// Keep the compressed layers of all images, for pushing, saving and repairing offline.
+    pub keep_blobs: bool,
 }
 
 impl StoreConfig {
     /// A store at `root` with the defaults.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), parallel_layers: 4 }
+        Self { root: root.into(), parallel_layers: 4, keep_blobs: false }
     }
 }
 
-type PullKey = (Reference, Option<Credentials>);
+/// What a caller may choose for one pull.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct PullOptions {
+    /// Keep this image's compressed layers, even if the store's configuration does not. Layers
+    /// that are in the store already are not fetched for this.
+    pub keep_blobs: bool,
+}
+
+type PullKey = (Reference, Option<Credentials>, PullOptions);
 
 /// The images of a node, and what containers have of them.
 ///
@@ -86,11 +98,11 @@ impl ImageStore {
     /// logged and dropped; only a root that cannot be used is an error.
     pub async fn open(config: StoreConfig) -> Result<Arc<Self>, Error> {
         let store = blocking(move || {
-            let parallel = config.parallel_layers;
-            Ok((Store::open(&config.root)?, parallel))
+            let store = Store::open(&config.root)?;
+            Ok((store, config))
         });
-        let (store, parallel) = store.await?;
-        let layers = Arc::new(Layers::new(store.clone(), parallel));
+        let (store, config) = store.await?;
+        let layers = Arc::new(Layers::new(store.clone(), config.parallel_layers));
         let janitor = tokio::spawn(keep_tidy(store.clone()));
         Ok(Arc::new(Self { store, layers, pulls: Flights::new(), janitor }))
     }
@@ -104,14 +116,39 @@ impl ImageStore {
         credentials: Option<Credentials>,
         registry: &RegistryConfig,
     ) -> Result<ImageId, Error> {
+        self.pull_with(reference, credentials, registry, PullOptions::default()).await
+    }
+
+    /// As [`pull`](Self::pull), with options. Pulls are equal only if these are, too.
+    pub async fn pull_with(
+        &self,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+        registry: &RegistryConfig,
+        options: PullOptions,
+    ) -> Result<ImageId, Error> {
         let start = || {
-            let (store, layers) = (self.store.clone(), self.layers.clone());
-            let (reference, registry) = (reference.clone(), registry.clone());
-            async move { pull::pull(store, layers, reference, registry).await.map_err(Arc::new) }
+            let pull = pull::Pull {
+                store: self.store.clone(),
+                layers: self.layers.clone(),
+                reference: reference.clone(),
+                credentials: credentials.clone(),
+                registry: registry.clone(),
+                options: options.clone(),
+            };
+            async move { pull.run().await.map_err(Arc::new) }
         };
-        let landed = self.pulls.fly((reference.clone(), credentials), start).await;
+        let key = (reference.clone(), credentials.clone(), options.clone());
+        let landed = self.pulls.fly(key, start).await;
         let result = landed.value.unwrap_or_else(|| Err(Arc::new(Error::Cancelled)));
         result.map_err(|source| Error::Pull { reference: reference.to_string(), source })
+    }
+
+    /// The pulls and imports under way, in the order in which they began. Reads counters: cheap
+    /// enough to ask ten times a second.
+    #[must_use]
+    pub fn pulls(&self) -> Vec<PullStatus> {
+        self.layers.board.pulls()
     }
 
     /// Imports the images of an OCI image layout in a tar (not compressed), as far as they fit

@@ -4,46 +4,60 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use crate::PullOptions;
 use crate::error::Error;
 use crate::layers::{Blobs, Layers, blocking};
 use crate::manifest::{self, Descriptor, Document, Manifest};
 use crate::platform::Platform;
+use crate::progress::{Meter, PullState};
 use crate::reference::Reference;
-use crate::registry::{Fetched, RegistryConfig, Source};
+use crate::registry::{Credentials, Fetched, RegistryConfig, Source};
 use crate::store::{ImageId, NewImage, Store};
 use crate::unpack::Piece;
 
 /// Indexes within indexes.
 const MAX_DEPTH: usize = 4;
 
-/// Does all of one pull. Dropping the future stops it; nothing is listed before all is there.
-pub(crate) async fn pull(
-    store: Arc<Store>,
-    layers: Arc<Layers>,
-    reference: Reference,
-    config: RegistryConfig,
-) -> Result<ImageId, Error> {
-    let source = {
-        let reference = reference.clone();
-        blocking(move || Ok(Arc::new(Source::new(&reference, &config)?))).await?
-    };
-    let top = source.top().await?;
-    let repo_digest = reference.pinned(&top.digest);
-    let (manifest, manifest_bytes) = choose(&source, top).await?;
-    let config_bytes = source.small_blob(&manifest.config).await?;
-    let (_, diff_ids) = manifest::parse_config(&manifest, &config_bytes)?;
-    let holds = layers.all(&source, &manifest.layers, &diff_ids).await?;
-    let image = NewImage {
-        manifest_text: manifest::text(&manifest.digest, manifest_bytes)?,
-        config_text: manifest::text(&manifest.config.digest, config_bytes)?,
-        layers: holds.iter().map(|hold| hold.record.key.clone()).collect(),
-        tag: reference.tag().map(|_| reference.to_string()),
-        repo_digest: Some(repo_digest),
-        manifest,
-    };
-    let id = blocking(move || Ok(store.add_image(image)?)).await?;
-    drop(holds);
-    Ok(id)
+/// All that one pull needs.
+pub(crate) struct Pull {
+    pub(crate) store: Arc<Store>,
+    pub(crate) layers: Arc<Layers>,
+    pub(crate) reference: Reference,
+    #[allow(dead_code, reason = "sent with the next slice")]
+    pub(crate) credentials: Option<Credentials>,
+    pub(crate) registry: RegistryConfig,
+    #[allow(dead_code, reason = "followed with the next slice")]
+    pub(crate) options: PullOptions,
+}
+
+impl Pull {
+    /// Does all of it. Dropping the future stops it; nothing is listed before all is there.
+    pub(crate) async fn run(self) -> Result<ImageId, Error> {
+        let Self { store, layers, reference, registry, .. } = self;
+        let entry = layers.board.enter(reference.to_string());
+        let source = {
+            let reference = reference.clone();
+            blocking(move || Ok(Arc::new(Source::new(&reference, &registry)?))).await?
+        };
+        let top = source.top().await?;
+        let repo_digest = reference.pinned(&top.digest);
+        let (manifest, manifest_bytes) = choose(&source, top).await?;
+        let config_bytes = source.small_blob(&manifest.config).await?;
+        let (_, diff_ids) = manifest::parse_config(&manifest, &config_bytes)?;
+        let holds = layers.all(&source, &manifest.layers, &diff_ids, &entry).await?;
+        entry.set(PullState::Finishing);
+        let image = NewImage {
+            manifest_text: manifest::text(&manifest.digest, manifest_bytes)?,
+            config_text: manifest::text(&manifest.config.digest, config_bytes)?,
+            layers: holds.iter().map(|hold| hold.record.key.clone()).collect(),
+            tag: reference.tag().map(|_| reference.to_string()),
+            repo_digest: Some(repo_digest),
+            manifest,
+        };
+        let id = blocking(move || Ok(store.add_image(image)?)).await?;
+        drop(holds);
+        Ok(id)
+    }
 }
 
 /// Follows indexes to the manifest for this machine.
@@ -62,9 +76,16 @@ async fn choose(source: &Source, top: Fetched) -> Result<(Manifest, Vec<u8>), Er
 }
 
 impl Blobs for Source {
-    async fn send(self: Arc<Self>, blob: Descriptor, to: mpsc::Sender<Piece>) -> Result<(), Error> {
+    async fn send(
+        self: Arc<Self>,
+        blob: Descriptor,
+        to: mpsc::Sender<Piece>,
+        meter: Arc<Meter>,
+    ) -> Result<(), Error> {
         let mut body = self.blob(&blob).await?;
+        meter.comes_from(body.host());
         while let Some(data) = body.next().await? {
+            meter.received(data.len());
             if to.send(Piece::Data(data)).await.is_err() {
                 // The unpacking has failed and says why.
                 return Ok(());

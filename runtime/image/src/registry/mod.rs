@@ -1,5 +1,8 @@
-//! Speaking with registries: where to ask ([`hosts`]), how ([`client`]), for what ([`source`]).
+//! Speaking with registries: where to ask ([`hosts`]), how ([`client`]), for what ([`source`],
+//! [`beside`]).
 
+#[allow(dead_code, reason = "the policy that uses it is being built")]
+pub(crate) mod beside;
 mod client;
 mod hosts;
 mod source;

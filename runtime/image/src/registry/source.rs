@@ -51,6 +51,22 @@ impl Source {
         self.document_from(PULL, &format!("manifests/{digest}"), Some(digest)).await
     }
 
+    /// The manifest or index of a tag other than the reference's own.
+    pub(super) async fn by_tag(&self, tag: &str) -> Result<Fetched, Error> {
+        self.document_from(RESOLVE, &format!("manifests/{tag}"), None).await
+    }
+
+    /// The registry's own list of what refers to a digest.
+    pub(super) async fn referrers_index(
+        &self,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Fetched, Error> {
+        let filter = artifact_type.map(|t| format!("?artifactType={}", escaped(t)));
+        let path = format!("referrers/{digest}{}", filter.unwrap_or_default());
+        self.document_from(RESOLVE, &path, None).await
+    }
+
     async fn document_from(
         &self,
         capability: &'static str,
@@ -156,7 +172,8 @@ impl Source {
         let registry = self.reference.registry();
         let is_itself = host.authority == registry
             || registry == "docker.io" && host.authority == "registry-1.docker.io";
-        if is_itself { base } else { format!("{base}?ns={registry}") }
+        let joint = if path.contains('?') { '&' } else { '?' };
+        if is_itself { base } else { format!("{base}{joint}ns={registry}") }
     }
 }
 
@@ -179,6 +196,20 @@ fn verify(url: &str, wanted: &Digest, bytes: &[u8]) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::WrongDigest { url: url.to_owned(), wanted: wanted.clone(), actual })
+}
+
+/// For a query: a media type has `+` in it, which would read as a blank.
+pub(super) fn escaped(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if plain(byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }
 
 fn content_type(headers: &HeaderMap) -> String {

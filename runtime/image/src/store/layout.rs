@@ -9,6 +9,8 @@
 //! layers/empty/fs/            what an image without layers stands on
 //! rw/CONTAINER/{fs,work}      a writable layer
 //! rw/CONTAINER/lease.json     which layers it stands on
+//! blobs/ALGORITHM/HEX         a compressed layer that is kept (see `blobs`)
+//! partial/ALGORITHM-HEX.N     what came of one, from its byte N on
 //! staging/N/                  being made; removed at open
 //! trash/N                     to be removed, in the background
 //! ```

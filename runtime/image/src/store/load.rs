@@ -30,6 +30,7 @@ impl Store {
             .trim()
             .to_owned();
         let store = Arc::new(Self {
+            blobs: super::blobs::Blobs::new(layout.root()),
             layout,
             boot_id,
             writer: Mutex::new(()),

@@ -4,6 +4,8 @@
 //! blocking threads), then `state` (held for moments; lists read it). Disk work never happens
 //! under `state`.
 
+#[allow(dead_code, reason = "some of it is for parts that are being built")]
+pub(crate) mod blobs;
 mod gc;
 mod image;
 mod index;
@@ -93,6 +95,8 @@ impl Error {
 pub(crate) struct Store {
     pub(crate) layout: Layout,
     pub(crate) boot_id: String,
+    #[allow(dead_code, reason = "as the module")]
+    pub(crate) blobs: Arc<blobs::Blobs>,
     writer: Mutex<()>,
     state: RwLock<State>,
     tidying: Mutex<()>,

@@ -16,6 +16,7 @@ mod walk;
 use std::collections::HashMap;
 use std::io::{BufRead, Seek};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -25,6 +26,7 @@ pub use tar::TarError;
 
 use crate::digest::Digest;
 use crate::error::{ErrorKind, io_kind};
+use crate::progress::Meter;
 use crate::snapshot::view::MergedView;
 
 /// Why a layer could not be unpacked.
@@ -111,6 +113,8 @@ pub(crate) struct Expected {
     pub(crate) blob: Digest,
     pub(crate) blob_size: u64,
     pub(crate) diff_id: Digest,
+    /// Told of what has been unpacked.
+    pub(crate) meter: Arc<Meter>,
 }
 
 /// A piece of the blob, or the word that it is complete: a channel that closes without it was

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::io::{BufRead, Read};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bytes::{Buf, Bytes};
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{Counts, Error, Expected, Facts, Piece, decompress};
 use crate::digest::Hasher;
+use crate::progress::Meter;
 
 const CHUNK: usize = 256 << 10;
 /// Chunks under way between inflating and writing.
@@ -35,7 +37,7 @@ pub(super) fn run(
             .name("inflate".to_owned())
             .spawn_scoped(scope, move || inflate(pieces, expected, &sender))
             .map_err(|e| Error::Thread(e.to_string()))?;
-        let applied = apply(ChunkReader::new(chunks, expected.diff_id.hasher()));
+        let applied = apply(ChunkReader::new(chunks, expected));
         let inflated =
             inflater.join().map_err(|_| Error::Thread("inflating panicked".to_owned()))?;
         finish(applied, inflated, expected)
@@ -186,11 +188,13 @@ pub(super) struct ChunkReader {
     at: usize,
     hasher: Hasher,
     ended: bool,
+    meter: Arc<Meter>,
 }
 
 impl ChunkReader {
-    fn new(chunks: Receiver<Vec<u8>>, hasher: Hasher) -> Self {
-        Self { chunks, current: Vec::new(), at: 0, hasher, ended: false }
+    fn new(chunks: Receiver<Vec<u8>>, expected: &Expected) -> Self {
+        let (hasher, meter) = (expected.diff_id.hasher(), expected.meter.clone());
+        Self { chunks, current: Vec::new(), at: 0, hasher, ended: false, meter }
     }
 
     fn finish(self) -> crate::digest::Digest {
@@ -213,6 +217,7 @@ impl Read for ChunkReader {
 impl BufRead for ChunkReader {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         if self.at >= self.current.len() && !self.ended {
+            self.meter.unpacked(self.current.len());
             // A channel that closes without the empty chunk belongs to a stream that broke.
             self.current = self.chunks.recv().map_err(|_| std::io::Error::other("cut short"))?;
             self.at = 0;
