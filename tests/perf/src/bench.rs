@@ -9,6 +9,7 @@ use berth_tests::registry::Registry;
 use clap::{Args, ValueEnum};
 
 use crate::cni::Chain;
+use crate::disk::Disk;
 use crate::images;
 use crate::instance::{self, Instance, Kind, Settings};
 use crate::metrics::{self, Pulls, Scale, Suite, Target};
@@ -119,10 +120,12 @@ async fn stop(target: Target) -> Result<()> {
 
 /// What both sides stand on: images in a registry, a plugin chain, a directory.
 struct Ground {
-    dir: PathBuf,
     chain: Chain,
     registry: Registry,
     trees: Vec<Tree>,
+    // In this order: the disk is mounted in the directory.
+    disk: Disk,
+    dir: Scratch,
 }
 
 const REPOSITORY: &str = "berth/perf";
@@ -130,10 +133,12 @@ const REPOSITORY: &str = "berth/perf";
 impl Ground {
     fn prepare(options: &Options) -> Result<Self> {
         let program = options.dist.join("berth-app");
-        let dir = instance::directory(&format!("berth-perf-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("berth-perf-{}", std::process::id()));
         fs::create_dir_all(&dir)?;
+        let dir = Scratch(dir);
+        let disk = Disk::new(&dir.0)?;
         let registry = Registry::http()?;
-        let mut ground = Self { chain: Chain::new(), registry, dir, trees: Vec::new() };
+        let mut ground = Self { chain: Chain::new(), registry, disk, dir, trees: Vec::new() };
         ground.push("app", &images::app(&program)?)?;
         ground.push("pause", &images::pause(&program)?)?;
         let wanted = |tree| options.suites().iter().any(|suite| suite.tree() == Some(tree));
@@ -171,20 +176,20 @@ impl Ground {
     }
 
     fn registries(&self) -> PathBuf {
-        self.dir.join("certs.d")
+        self.dir.0.join("certs.d")
     }
 
     async fn target(&self, kind: Kind) -> Result<Target> {
         let name = kind.name().to_owned();
         let instance = format!("berth-perf-{}-{name}", std::process::id());
-        let dir = instance::directory(&instance);
+        let dir = self.disk.path().join(&instance);
         self.chain.write(&instance::net_dir(&dir), &name)?;
         let settings = Settings {
             registries: Some(self.registries()),
             pause: self.image("pause"),
             preload: None,
         };
-        let instance = Instance::start(kind, &instance, &settings).await?;
+        let instance = Instance::start(kind, self.disk.path(), &instance, &settings).await?;
         let logs = dir.join("logs");
         let target = target(name, instance, self.image("app"), &logs, self.pulls());
         target.node.pull(&target.node.image).await?;
@@ -213,7 +218,15 @@ fn target(name: String, instance: Instance, image: String, logs: &Path, pulls: P
 impl Drop for Ground {
     fn drop(&mut self) {
         self.chain.remove();
-        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A directory that goes with its value.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -13,7 +13,7 @@ use berth_tests::work::{LinuxParts, LogLine, Pod};
 use clap::Args;
 
 use crate::images;
-use crate::instance::{self, Instance, Kind, Settings};
+use crate::instance::{Instance, Kind, Settings};
 use crate::pods::{Network, Node};
 
 /// What the demo runs.
@@ -50,7 +50,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 
     let left = footprint::cgroups(&name);
     ensure!(left.is_empty(), "left behind: {left:?}");
-    let dir = instance::directory(&name);
+    let dir = std::env::temp_dir().join(&name);
     ensure!(!dir.exists(), "left behind: {}", dir.display());
     println!("\nNothing is left: no process, mount, cgroup or directory.");
     println!("The whole took {} ms.", start.elapsed().as_millis());
@@ -72,7 +72,7 @@ struct Preload {
 
 impl Preload {
     fn new(name: &str, dist: &Path) -> Result<Self> {
-        let preload = Self { dir: instance::directory(&format!("{name}-images")) };
+        let preload = Self { dir: std::env::temp_dir().join(format!("{name}-images")) };
         fs::create_dir_all(&preload.dir)?;
         let image = images::app(&dist.join("berth-app"))?;
         fs::write(preload.dir.join("demo.tar"), images::oci_archive(&image, IMAGE))?;
@@ -98,7 +98,7 @@ impl Demo {
         let start = async {
             let kind = Kind::berth(&options.dist)?;
             let settings = Settings { preload: Some(preload.dir.clone()), ..Settings::default() };
-            let instance = Instance::start(kind, name, &settings).await?;
+            let instance = Instance::start(kind, &std::env::temp_dir(), name, &settings).await?;
             let told = format!("root, state and socket in {}", instance.dir().display());
             Ok((instance, told))
         };

@@ -55,14 +55,18 @@ impl Kind {
 
     /// What the runtime's programs say of their versions.
     pub(crate) fn versions(&self) -> Vec<String> {
-        let programs: &[&str] = match self {
-            Self::Berth { .. } => &["berthd"],
-            Self::Containerd { .. } => &["containerd", "runc"],
+        let programs = match self {
+            Self::Berth { .. } => vec![self.program("berthd")],
+            // It inflates with igzip (package isal) where that is in PATH: twice as fast.
+            Self::Containerd { .. } => {
+                vec![self.program("containerd"), self.program("runc"), PathBuf::from("igzip")]
+            }
         };
-        let first_line = |name: &&str| {
-            let output = Command::new(self.program(name)).arg("--version").output();
+        let first_line = |program: &PathBuf| {
+            let output = Command::new(program).arg("--version").output();
             let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-            text.unwrap_or_default().lines().next().unwrap_or("no version").to_owned()
+            let line = text.unwrap_or_default().lines().next().map(str::to_owned);
+            line.unwrap_or_else(|| format!("no {}", program.display()))
         };
         programs.iter().map(first_line).collect()
     }
@@ -91,11 +95,16 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Starts a daemon in a directory of this name below the temporary one and in a cgroup of
-    /// the same name, and waits until it answers.
-    pub(crate) async fn start(kind: Kind, name: &str, settings: &Settings) -> Result<Self> {
+    /// Starts a daemon in a directory of this name below `base` and in a cgroup of the same name,
+    /// and waits until it answers.
+    pub(crate) async fn start(
+        kind: Kind,
+        base: &Path,
+        name: &str,
+        settings: &Settings,
+    ) -> Result<Self> {
         let slice = Slice::new(name)?;
-        let dir = directory(name);
+        let dir = base.join(name);
         fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let config = match &kind {
             Kind::Berth { bin } => berth_config(bin, &dir, settings, &slice),
@@ -221,11 +230,6 @@ impl Drop for Instance {
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
-}
-
-/// The directory of a daemon of this name.
-pub(crate) fn directory(name: &str) -> PathBuf {
-    std::env::temp_dir().join(name)
 }
 
 /// The mount points below a directory, in the order they were made.

@@ -1,8 +1,8 @@
 //! `berth-perf`: a CRI load generator, a comparison of runtimes, and the demo.
 //!
 //! - [`load`]: one CRI socket, whoever serves it.
-//! - [`bench`]: Berth and a peer, both started here; [`instance`], [`slice`], [`cni`]: their
-//!   daemons, cgroups and networks; [`report`]: the table.
+//! - [`bench`]: Berth and a peer, both started here; [`instance`], [`slice`], [`cni`], [`disk`]:
+//!   their daemons, cgroups, networks and disk; [`report`]: the table.
 //! - [`metrics`]: what is measured; [`samples`]: the values; [`pods`]: the requests.
 //! - [`images`]: what runs in the containers; [`trees`]: what is pulled.
 //! - [`demo`]: one pod through a daemon of its own, from start to finish.
@@ -11,6 +11,7 @@
 mod bench;
 mod cni;
 mod demo;
+mod disk;
 mod images;
 mod instance;
 mod load;
