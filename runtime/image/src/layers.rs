@@ -15,7 +15,8 @@ use crate::progress::{Board, Entry, LayerState, Meter};
 use crate::snapshot;
 use crate::store::layer::{LayerHold, LayerKey, LayerRecord, Staging, chain_ids};
 use crate::store::{self, Store};
-use crate::unpack::{self, Below, Counts, Expected, Facts, Piece};
+use crate::unpack::listing::LISTING;
+use crate::unpack::{self, Below, Counts, Expected, Facts, ListingWriter, Piece};
 
 /// Pieces of a blob that wait to be inflated. A piece is one read of a socket, 256 KiB at most.
 const PIECES: usize = 8;
@@ -62,7 +63,7 @@ enum Unpacked {
     /// It stands alone and is in the store.
     Ready(Arc<LayerHold>),
     /// It depends on what lies below it.
-    Open { staging: Mutex<Option<Staging>>, facts: Facts, counts: Counts },
+    Open { staged: Mutex<Option<Box<(Staging, ListingWriter)>>>, facts: Facts, counts: Counts },
 }
 
 /// One layer of an image, as wanted.
@@ -182,16 +183,16 @@ impl Layers {
         unpacked: Arc<Unpacked>,
         below: &[Arc<LayerHold>],
     ) -> Result<Option<Arc<LayerHold>>, Error> {
-        let Unpacked::Open { staging, facts, counts } = unpacked.as_ref() else { return Ok(None) };
-        let Some(staging) = staging.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return Ok(None);
-        };
+        let Unpacked::Open { staged, facts, counts } = unpacked.as_ref() else { return Ok(None) };
+        let staged = staged.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((staging, listing)) = staged.map(|staged| *staged) else { return Ok(None) };
         let (store, below) = (self.store.clone(), below.to_vec());
-        let made = Made { staging, facts: facts.clone(), counts: *counts };
+        let mut made = Made { staging, listing, facts: facts.clone(), counts: *counts };
         let fitted = blocking(move || {
             let view = view(&store, &below)?;
             let root = store::open_dir(&made.staging.fs())?;
-            Ok(unpack::fit(&root, &made.facts, &view)?.then_some(made))
+            let fits = unpack::fit(&root, &made.facts, &view, &mut made.listing)?;
+            Ok(fits.then_some(made))
         });
         let Some(made) = fitted.await? else { return Ok(None) };
         let key = LayerKey::Chain(layer.chain_id.clone());
@@ -206,6 +207,7 @@ fn named(layer: &Wanted, source: Arc<Error>) -> Error {
 /// What a pass made, not yet in the store.
 struct Made {
     staging: Staging,
+    listing: ListingWriter,
     facts: Facts,
     counts: Counts,
 }
@@ -219,9 +221,9 @@ async fn pass(
 ) -> Result<Arc<Unpacked>, Arc<Error>> {
     let made = stream(&store, &limit, &blobs, &layer, None).await.map_err(Arc::new)?;
     if !made.facts.stands_alone() {
-        let Made { staging, facts, counts } = made;
-        let staging = Mutex::new(Some(staging));
-        return Ok(Arc::new(Unpacked::Open { staging, facts, counts }));
+        let Made { staging, listing, facts, counts } = made;
+        let staged = Mutex::new(Some(Box::new((staging, listing))));
+        return Ok(Arc::new(Unpacked::Open { staged, facts, counts }));
     }
     let key = LayerKey::Diff(layer.diff_id.clone());
     let hold = commit(&store, made, key, layer.diff_id).await.map_err(Arc::new)?;
@@ -277,8 +279,10 @@ fn unpack_into_staging(
         Some((holds, facts)) => Some(Below { view: view(store, holds)?, facts: facts.clone() }),
         None => None,
     };
-    let (facts, counts) = unpack::unpack(pieces, expected, root, below)?;
-    Ok(Made { staging, facts, counts })
+    let path = staging.path().join(LISTING);
+    let mut listing = ListingWriter::create(&path).map_err(store::Error::io("make", &path))?;
+    let (facts, counts) = unpack::unpack(pieces, expected, root, &mut listing, below)?;
+    Ok(Made { staging, listing, facts, counts })
 }
 
 fn view(store: &Store, holds: &[Arc<LayerHold>]) -> Result<snapshot::view::MergedView, Error> {
@@ -297,6 +301,8 @@ async fn commit(
 ) -> Result<Arc<LayerHold>, Error> {
     let store = store.clone();
     blocking(move || {
+        let path = made.staging.path().join(LISTING);
+        made.listing.finish().map_err(store::Error::io("write", &path))?;
         let record = LayerRecord::new(key, &diff_id, &made.facts, made.counts, &store.boot_id);
         Ok(store.commit(made.staging, record)?)
     })

@@ -5,6 +5,7 @@
 //! images/HEX.json             one record per image, HEX of its id
 //! layers/SHORT/fs/            an unpacked layer; SHORT of its key
 //! layers/SHORT/layer.json     its record
+//! layers/SHORT/listing        all that is in it, with checksums
 //! layers/SHORT/durable        its data is known to be on disk
 //! layers/empty/fs/            what an image without layers stands on
 //! rw/CONTAINER/{fs,work}      a writable layer

@@ -7,16 +7,17 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::io::{BufRead, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use super::facts::{Facts, Path, is_below, join};
+use super::listing::{Body, ListingWriter, Marks, Sum};
 use super::node::{self, Meta};
 use super::tar::{Entry, Kind, TarReader};
-use super::{Below, Counts, Error, compose, entry_error, write_error};
+use super::{Below, Counts, Error, compose, entry_error, listing_error, write_error};
 use crate::snapshot::view::components;
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -28,8 +29,9 @@ const IMPLICIT_MODE: u32 = 0o755;
 pub(super) const DISK_BLOCK: u64 = 4096;
 
 /// Turns entries into a layer.
-pub(super) struct Applier {
+pub(super) struct Applier<'a> {
     pub(super) root: OwnedFd,
+    pub(super) listing: &'a mut ListingWriter,
     pub(super) facts: Facts,
     pub(super) below: Option<Below>,
     pub(super) counts: Counts,
@@ -46,17 +48,18 @@ pub(super) struct Place {
     pub(super) path: Path,
 }
 
-impl Applier {
+impl<'a> Applier<'a> {
     /// Applies to the empty directory `root`.
-    pub(super) fn new(root: OwnedFd, below: Option<Below>) -> Self {
+    pub(super) fn new(root: OwnedFd, listing: &'a mut ListingWriter, below: Option<Below>) -> Self {
         // The first pass knows all whiteouts, wherever in the tar they stand.
         let facts = below.as_ref().map_or_else(Facts::default, |below| Facts {
             whiteouts: below.facts.whiteouts.clone(),
             opaques: below.facts.opaques.clone(),
             ..Facts::default()
         });
-        let (counts, dir_times) = (Counts { bytes: 0, inodes: 1 }, BTreeMap::new());
-        Self { root, facts, below, counts, dir_times, last: None }
+        let counts = Counts { bytes: 0, inodes: 1 };
+        let dir_times = BTreeMap::from([(Path::new(), (0, 0))]);
+        Self { root, listing, facts, below, counts, dir_times, last: None }
     }
 
     /// Applies one entry, reading its content. Where the layers below may make the difference,
@@ -107,7 +110,7 @@ impl Applier {
                 .map_err(write_error("set the time of", path))?;
         }
         if let Some(below) = self.below.take() {
-            compose::copy_attributes(&self.root, &self.facts, &below.view)?;
+            compose::copy_attributes(&self.root, &self.facts, &below.view, self.listing)?;
         }
         Ok((self.facts, self.counts))
     }
@@ -118,8 +121,32 @@ impl Applier {
         }
         self.facts.root_entry = true;
         self.dir_times.insert(Path::new(), entry.mtime);
-        node::set_meta_of(self.root.as_fd(), &meta(entry)?)
-            .map_err(write_error("set the attributes of", b"/"))
+        let fail = write_error("set the attributes of", b"/");
+        let meta = meta(entry)?;
+        node::clear_xattrs(self.root.as_fd()).map_err(&fail)?;
+        node::set_meta_of(self.root.as_fd(), &meta).map_err(&fail)?;
+        let root = self.root.try_clone().map_err(&fail)?;
+        self.list(root.as_fd(), b"", meta, &Body::Directory(Marks::default()))
+    }
+
+    /// Writes down what has been made. Attributes are looked at again, since the file system may
+    /// keep them otherwise than they were given.
+    fn list(
+        &mut self,
+        made: BorrowedFd<'_>,
+        path: &[u8],
+        mut meta: Meta,
+        body: &Body,
+    ) -> Result<(), Error> {
+        if !meta.xattrs.is_empty() {
+            let found = node::read_meta(made).map_err(write_error("look at", path))?.meta;
+            meta = Meta { mtime: meta.mtime, ..found };
+        }
+        self.listing.node(path, &meta, body).map_err(listing_error)
+    }
+
+    fn mark(&mut self, path: &[u8], marks: Marks) -> Result<(), Error> {
+        self.listing.mark(path, marks).map_err(listing_error)
     }
 
     /// The directory for an entry, kept for the next, which is mostly in the same.
@@ -141,7 +168,8 @@ impl Applier {
         if place.path.is_empty() {
             return Ok(());
         }
-        node::set_opaque(place.dir.as_fd()).map_err(write_error("make opaque", &place.path))
+        node::set_opaque(place.dir.as_fd()).map_err(write_error("make opaque", &place.path))?;
+        self.mark(&place.path, Marks::OPAQUE)
     }
 
     fn whiteout(&mut self, place: &Place, name: &[u8], shown: &[u8]) -> Result<(), Error> {
@@ -155,10 +183,14 @@ impl Applier {
             None => {
                 node::make_whiteout(place.dir.as_fd(), name).map_err(&fail)?;
                 self.counts.inodes += 1;
+                let device = Body::Char(0);
+                self.listing.node(&path, &Meta::default(), &device).map_err(listing_error)?;
+                self.mark(&place.path, Marks::ORIGIN)?;
             }
             Some(FileType::Directory) => {
                 let dir = node::open_dir(place.dir.as_fd(), name).map_err(|e| fail(e.into()))?;
                 node::set_opaque(dir.as_fd()).map_err(&fail)?;
+                self.mark(&path, Marks::OPAQUE)?;
             }
             Some(_) => {}
         }
@@ -187,9 +219,16 @@ impl Applier {
         let meta = meta(entry)?;
         if entry.kind == Kind::File {
             self.counts.bytes += entry.size.next_multiple_of(DISK_BLOCK);
-            return write_file(place, name, &path, &meta, reader);
+            let (file, body) = write_file(place, name, &path, &meta, reader)?;
+            return self.list(file.as_fd(), &path, meta, &body);
         }
-        make_special(place, name, entry, &meta).map_err(write_error("make", &path))
+        let fail = write_error("make", &path);
+        let body = make_special(place, name, entry, &meta).map_err(&fail)?;
+        if meta.xattrs.is_empty() {
+            return self.listing.node(&path, &meta, &body).map_err(listing_error);
+        }
+        let made = node::open_node(place.dir.as_fd(), name).map_err(|e| fail(e.into()))?;
+        self.list(made.as_fd(), &path, meta, &body)
     }
 
     fn directory(
@@ -201,7 +240,7 @@ impl Applier {
     ) -> Result<(), Error> {
         let meta = meta(entry)?;
         let fail = write_error("make the directory", &path);
-        let dir = self.make_dir(place, name, &path).map_err(&fail)?;
+        let dir = self.make_dir(place, name, &path)?;
         if self.dir_times.contains_key(&path) {
             node::clear_xattrs(dir.as_fd()).map_err(&fail)?;
         }
@@ -209,7 +248,8 @@ impl Applier {
             self.facts.late.insert(path.clone());
         }
         node::set_meta_of(dir.as_fd(), &meta).map_err(&fail)?;
-        self.dir_times.insert(path.clone(), entry.mtime);
+        self.list(dir.as_fd(), &path, meta, &Body::Directory(Marks::default()))?;
+        self.dir_times.insert(path, entry.mtime);
         Ok(())
     }
 
@@ -220,25 +260,26 @@ impl Applier {
         place: &Place,
         name: &[u8],
         path: &[u8],
-    ) -> io::Result<OwnedFd> {
+    ) -> Result<OwnedFd, Error> {
+        let fail = write_error("make the directory", path);
         let parent = place.dir.as_fd();
         match node::open_dir(parent, name) {
             Ok(dir) => return Ok(dir),
-            Err(Errno::NOENT) => rustix::fs::mkdirat(parent, name, Mode::RWXU)?,
+            Err(Errno::NOENT) => {}
             Err(Errno::NOTDIR | Errno::LOOP) => {
-                rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
-                rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
-                let dir = node::open_dir(parent, name)?;
-                node::set_opaque(dir.as_fd())?;
+                let dir = replace_by_dir(parent, name).map_err(&fail)?;
+                self.mark(path, Marks::OPAQUE)?;
                 self.facts.replaced.insert(path.to_vec());
                 self.last = None;
                 return Ok(dir);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(fail(error.into())),
         }
         self.counts.inodes += 1;
         self.counts.bytes += DISK_BLOCK;
-        Ok(node::open_dir(parent, name)?)
+        rustix::fs::mkdirat(parent, name, Mode::RWXU)
+            .and_then(|()| node::open_dir(parent, name))
+            .map_err(|e| fail(e.into()))
     }
 
     /// A directory that has no entry (yet).
@@ -247,10 +288,12 @@ impl Applier {
         place: &Place,
         name: &[u8],
         path: Path,
-    ) -> io::Result<OwnedFd> {
+    ) -> Result<OwnedFd, Error> {
         let dir = self.make_dir(place, name, &path)?;
         let meta = Meta { mode: IMPLICIT_MODE, ..Meta::default() };
-        node::set_meta_of(dir.as_fd(), &meta)?;
+        node::set_meta_of(dir.as_fd(), &meta)
+            .map_err(write_error("set the attributes of", &path))?;
+        self.list(dir.as_fd(), &path, meta, &Body::Directory(Marks::default()))?;
         self.dir_times.entry(path.clone()).or_insert((0, 0));
         self.facts.implicit.insert(path);
         Ok(dir)
@@ -302,48 +345,63 @@ pub(super) fn is_whiteout_at(place: &Place, name: &[u8]) -> bool {
         .is_ok_and(|stat| node::is_whiteout(&stat))
 }
 
+fn replace_by_dir(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+    rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+    let dir = node::open_dir(parent, name)?;
+    node::set_opaque(dir.as_fd())?;
+    Ok(dir)
+}
+
 fn write_file(
     place: &Place,
     name: &[u8],
     path: &[u8],
     meta: &Meta,
     reader: &mut TarReader<impl BufRead>,
-) -> Result<(), Error> {
+) -> Result<(std::fs::File, Body), Error> {
     let fail = write_error("write", path);
     let file = node::create_file(place.dir.as_fd(), name).map_err(|e| fail(e.into()))?;
     let mut file = std::fs::File::from(file);
+    let (mut sum, mut size) = (Sum::new(), 0_u64);
     loop {
         let piece = reader.content()?;
         if piece.is_empty() {
             break;
         }
+        sum.update(piece);
         file.write_all(piece).map_err(&fail)?;
         let count = piece.len();
+        size += count as u64;
         reader.consume(count);
     }
-    node::set_meta_of(file.as_fd(), meta).map_err(&fail)
+    node::set_meta_of(file.as_fd(), meta).map_err(&fail)?;
+    Ok((file, Body::File { size, checksum: sum.finish() }))
 }
 
-fn make_special(place: &Place, name: &[u8], entry: &Entry, meta: &Meta) -> io::Result<()> {
+fn make_special(place: &Place, name: &[u8], entry: &Entry, meta: &Meta) -> io::Result<Body> {
     let dir = place.dir.as_fd();
     let make = |kind, device| rustix::fs::mknodat(dir, name, kind, Mode::empty(), device);
-    let kind = match entry.kind {
+    let (kind, body) = match entry.kind {
         Kind::Symlink => {
             rustix::fs::symlinkat(entry.link.as_slice(), dir, name)?;
-            FileType::Symlink
+            (FileType::Symlink, Body::Symlink(entry.link.clone()))
         }
         Kind::CharDevice { major, minor } => {
-            make(FileType::CharacterDevice, rustix::fs::makedev(major, minor))?;
-            FileType::CharacterDevice
+            let device = rustix::fs::makedev(major, minor);
+            make(FileType::CharacterDevice, device)?;
+            (FileType::CharacterDevice, Body::Char(device))
         }
         Kind::BlockDevice { major, minor } => {
-            make(FileType::BlockDevice, rustix::fs::makedev(major, minor))?;
-            FileType::BlockDevice
+            let device = rustix::fs::makedev(major, minor);
+            make(FileType::BlockDevice, device)?;
+            (FileType::BlockDevice, Body::Block(device))
         }
         _ => {
             make(FileType::Fifo, 0)?;
-            FileType::Fifo
+            (FileType::Fifo, Body::Fifo)
         }
     };
-    node::set_meta_at(dir, name, meta, kind)
+    node::set_meta_at(dir, name, meta, kind)?;
+    Ok(body)
 }

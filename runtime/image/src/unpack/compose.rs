@@ -6,13 +6,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::FileType;
 
 use super::facts::Facts;
-use super::node::{copy_dir_meta, open_dir};
-use super::{Error, write_error};
+use super::listing::{Body, ListingWriter, Marks};
+use super::node::{Meta, copy_dir_meta, open_dir};
+use super::{Error, listing_error, write_error};
 use crate::snapshot::view::MergedView;
 
 /// Completes a layer that was unpacked without regard to those below. `false` where that is not
 /// enough: a directory is something else below, or an entry could not be applied.
-pub(super) fn fit(root: &OwnedFd, facts: &Facts, below: &MergedView) -> Result<bool, Error> {
+pub(super) fn fit(
+    root: &OwnedFd,
+    facts: &Facts,
+    below: &MergedView,
+    listing: &mut ListingWriter,
+) -> Result<bool, Error> {
     if facts.unapplied {
         return Ok(false);
     }
@@ -24,7 +30,7 @@ pub(super) fn fit(root: &OwnedFd, facts: &Facts, below: &MergedView) -> Result<b
             return Ok(false);
         }
     }
-    copy_attributes(root, facts, below)?;
+    copy_attributes(root, facts, below, listing)?;
     Ok(true)
 }
 
@@ -33,17 +39,21 @@ pub(super) fn copy_attributes(
     root: &OwnedFd,
     facts: &Facts,
     below: &MergedView,
+    listing: &mut ListingWriter,
 ) -> Result<(), Error> {
     for path in facts.implicit.iter().filter(|path| !facts.hides(path)) {
         let found = below.peek(path).map_err(write_error("look below for", path))?;
         if let Some(found) = found.filter(|found| found.file_type() == FileType::Directory) {
-            copy(root, path, &found.fd).map_err(write_error("copy the attributes of", path))?;
+            let meta =
+                copy(root, path, &found.fd).map_err(write_error("copy the attributes of", path))?;
+            let body = Body::Directory(Marks::default());
+            listing.node(path, &meta, &body).map_err(listing_error)?;
         }
     }
     Ok(())
 }
 
-fn copy(root: &OwnedFd, path: &[u8], from: &OwnedFd) -> io::Result<()> {
+fn copy(root: &OwnedFd, path: &[u8], from: &OwnedFd) -> io::Result<Meta> {
     let to = open_dir(root.as_fd(), path)?;
     copy_dir_meta(from.as_fd(), to.as_fd())
 }

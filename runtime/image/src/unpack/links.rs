@@ -7,10 +7,10 @@ use rustix::fs::{AtFlags, FileType};
 use super::apply::{Applier, DISK_BLOCK, Place, is_whiteout_at, stat_at};
 use super::facts::join;
 use super::tar::Entry;
-use super::{Error, entry_error, node, write_error};
+use super::{Error, entry_error, listing_error, node, write_error};
 use crate::snapshot::view::components;
 
-impl Applier {
+impl Applier<'_> {
     pub(super) fn hard_link(
         &mut self,
         place: &Place,
@@ -30,7 +30,8 @@ impl Applier {
         self.clear(place, name, path)?;
         let (from, to) = (target.dir.as_fd(), place.dir.as_fd());
         rustix::fs::linkat(from, &*target_name, to, name, AtFlags::empty())
-            .map_err(|e| write_error("make the hard link", path)(e.into()))
+            .map_err(|e| write_error("make the hard link", path)(e.into()))?;
+        self.listing.link(path, &join(&target.path, &target_name)).map_err(listing_error)
     }
 
     /// Where a hard link's target is; `None` when it is not in this layer, which is noted.
@@ -67,7 +68,8 @@ impl Applier {
         let nothing = || entry_error(link, "is a hard link to nothing");
         let below = self.below.as_ref().filter(|_| !self.facts.hides(&path)).ok_or_else(nothing)?;
         let found = below.view.peek(&path).map_err(&fail)?.ok_or_else(nothing)?;
-        node::copy_node(&found.fd, place.dir.as_fd(), name).map_err(&fail)?;
+        let (meta, body) = node::copy_node(&found.fd, place.dir.as_fd(), name).map_err(&fail)?;
+        self.listing.node(&path, &meta, &body).map_err(listing_error)?;
         self.counts.inodes += 1;
         let size = u64::try_from(found.stat.st_size).unwrap_or(0);
         self.counts.bytes += size.next_multiple_of(DISK_BLOCK);

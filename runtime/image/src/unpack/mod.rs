@@ -8,6 +8,8 @@ mod compose;
 mod decompress;
 mod facts;
 mod links;
+#[allow(dead_code, unused_imports, reason = "the check after an unclean boot reads it")]
+pub(crate) mod listing;
 pub(crate) mod node;
 mod pipe;
 mod tar;
@@ -22,6 +24,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub(crate) use facts::Facts;
+pub(crate) use listing::ListingWriter;
 pub use tar::TarError;
 
 use crate::digest::Digest;
@@ -140,17 +143,19 @@ pub(crate) struct Counts {
     pub(crate) inodes: u64,
 }
 
-/// Unpacks the blob that `pieces` brings into `root`, an empty directory. Blocks; runs on its
-/// own thread with a second one for hashing and inflating.
+/// Unpacks the blob that `pieces` brings into `root`, an empty directory, and writes down in
+/// `listing` what is there then. Blocks; runs on its own thread with a second one for hashing and
+/// inflating.
 pub(crate) fn unpack(
     pieces: mpsc::Receiver<Piece>,
     expected: &Expected,
     root: OwnedFd,
+    listing: &mut ListingWriter,
     below: Option<Below>,
 ) -> Result<(Facts, Counts), Error> {
     pipe::run(pieces, expected, |stream| {
         let mut reader = tar::TarReader::new(stream);
-        let mut applier = apply::Applier::new(root, below);
+        let mut applier = apply::Applier::new(root, listing, below);
         while let Some(entry) = reader.next()? {
             applier.apply(&entry, &mut reader)?;
         }
@@ -161,13 +166,23 @@ pub(crate) fn unpack(
 
 /// Gives the directories that a layer's tar left out what the layers below say of them. `false`
 /// where that is not enough and the layer must be unpacked anew with [`Below`].
-pub(crate) fn fit(root: &OwnedFd, facts: &Facts, below: &MergedView) -> Result<bool, Error> {
-    compose::fit(root, facts, below)
+pub(crate) fn fit(
+    root: &OwnedFd,
+    facts: &Facts,
+    below: &MergedView,
+    listing: &mut ListingWriter,
+) -> Result<bool, Error> {
+    compose::fit(root, facts, below, listing)
 }
 
 /// An error about an entry itself.
 fn entry_error(path: &[u8], reason: &'static str) -> Error {
     Error::Entry { path: String::from_utf8_lossy(path).into_owned(), reason }
+}
+
+/// An error of writing the listing.
+fn listing_error(source: std::io::Error) -> Error {
+    Error::Write { action: "write", path: listing::LISTING.to_owned(), source }
 }
 
 /// Makes the error of a system call into one that says what was being done to which path.

@@ -8,6 +8,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::listing::{Body, Marks, Sum};
+
 /// overlayfs's mark of a directory that hides those below.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 /// Its presence makes overlayfs look for whiteouts even in a directory that exists in one layer
@@ -16,15 +18,18 @@ const ORIGIN: &str = "trusted.overlay.origin";
 const OVERLAY_PREFIX: &[u8] = b"trusted.overlay.";
 /// Linux's XATTR_LIST_MAX and XATTR_SIZE_MAX.
 const XATTR_MAX: usize = 64 << 10;
+const COPY: usize = 256 << 10;
+/// Room for the names that most nodes have.
+const XATTR_FEW: usize = 256;
 
 /// What all kinds of nodes have.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Meta {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mode: u32,
-    pub(super) mtime: (i64, u32),
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mode: u32,
+    pub(crate) mtime: (i64, u32),
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// A path that leads to an open file, also one opened with O_PATH, through /proc.
@@ -64,6 +69,16 @@ pub(crate) fn is_opaque(dir: BorrowedFd<'_>) -> io::Result<bool> {
         Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// overlayfs's attributes of a directory.
+pub(super) fn marks(dir: BorrowedFd<'_>) -> io::Result<Marks> {
+    let origin = match rustix::fs::getxattr(proc_path(dir), ORIGIN, &mut [0_u8; 1][..]) {
+        Ok(_) | Err(Errno::RANGE) => true,
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => false,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Marks { opaque: is_opaque(dir)?, origin })
 }
 
 pub(super) fn set_opaque(dir: BorrowedFd<'_>) -> io::Result<()> {
@@ -163,8 +178,15 @@ pub(crate) fn read_meta(fd: BorrowedFd<'_>) -> io::Result<MetaOf> {
 
 /// All but overlayfs's own.
 fn xattr_names(path: &str) -> io::Result<Vec<Vec<u8>>> {
-    let mut list = vec![0_u8; XATTR_MAX];
+    let mut list = vec![0_u8; XATTR_FEW];
     let used = match rustix::fs::listxattr(path, &mut list[..]) {
+        Err(Errno::RANGE) => {
+            list.resize(XATTR_MAX, 0);
+            rustix::fs::listxattr(path, &mut list[..])
+        }
+        result => result,
+    };
+    let used = match used {
         Ok(used) => used,
         Err(Errno::OPNOTSUPP) => 0,
         Err(error) => return Err(error.into()),
@@ -187,30 +209,61 @@ pub(crate) struct MetaOf {
     pub(super) stat: Stat,
 }
 
-/// Gives the directory `to` the metadata of the directory `from`.
-pub(crate) fn copy_dir_meta(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
-    set_meta_of(to, &read_meta(from)?.meta)
+/// Gives the directory `to` the metadata of the directory `from`, and returns it.
+pub(crate) fn copy_dir_meta(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<Meta> {
+    let meta = read_meta(from)?.meta;
+    set_meta_of(to, &meta)?;
+    Ok(meta)
 }
 
-/// Copies a node that is no directory, content and all.
-pub(super) fn copy_node(from: &OwnedFd, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+/// Copies a node that is no directory, content and all, and says what it is.
+pub(super) fn copy_node(
+    from: &OwnedFd,
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+) -> io::Result<(Meta, Body)> {
     let MetaOf { meta, stat } = read_meta(from.as_fd())?;
     let kind = file_type(&stat);
-    match kind {
+    let body = match kind {
         FileType::RegularFile => {
             let mut source = std::fs::File::open(proc_path(from.as_fd()))?;
             let mut target = std::fs::File::from(create_file(dir, name)?);
-            io::copy(&mut source, &mut target)?;
-            return set_meta_of(target.as_fd(), &meta);
+            let body = copy_content(&mut source, &mut target)?;
+            set_meta_of(target.as_fd(), &meta)?;
+            return Ok((meta, body));
         }
         FileType::Symlink => {
             let target = rustix::fs::readlinkat(from, "", Vec::new())?;
             rustix::fs::symlinkat(target.as_c_str(), dir, name)?;
+            Body::Symlink(target.into_bytes())
         }
         FileType::Directory => return Err(Errno::ISDIR.into()),
-        other => rustix::fs::mknodat(dir, name, other, Mode::empty(), stat.st_rdev)?,
+        other => {
+            rustix::fs::mknodat(dir, name, other, Mode::empty(), stat.st_rdev)?;
+            match other {
+                FileType::CharacterDevice => Body::Char(stat.st_rdev),
+                FileType::BlockDevice => Body::Block(stat.st_rdev),
+                _ => Body::Fifo,
+            }
+        }
+    };
+    set_meta_at(dir, name, &meta, kind)?;
+    Ok((meta, body))
+}
+
+fn copy_content(source: &mut impl io::Read, target: &mut impl io::Write) -> io::Result<Body> {
+    let (mut buffer, mut sum, mut size) = (vec![0_u8; COPY], Sum::new(), 0_u64);
+    loop {
+        let count = match source.read(&mut buffer) {
+            Ok(0) => return Ok(Body::File { size, checksum: sum.finish() }),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => result?,
+        };
+        let piece = buffer.get(..count).unwrap_or_default();
+        sum.update(piece);
+        target.write_all(piece)?;
+        size += count as u64;
     }
-    set_meta_at(dir, name, &meta, kind)
 }
 
 /// A new, empty file; fails if the name is taken.

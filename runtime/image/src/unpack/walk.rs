@@ -21,7 +21,7 @@ enum Step {
     Missing,
 }
 
-impl Applier {
+impl Applier<'_> {
     /// The directory that `parts` lead to. With `create`, what is missing is made and noted as
     /// implicit, and the layers below (where known) have their say; without, missing is `None`.
     pub(super) fn walk(&mut self, parts: &[Vec<u8>], create: bool) -> Result<Option<Place>, Error> {
@@ -102,7 +102,7 @@ impl Applier {
                 }
             }
         }
-        let dir = self.make_implicit(here, name, path.clone()).map_err(&fail)?;
+        let dir = self.make_implicit(here, name, path.clone())?;
         Ok(Step::Into(Place { dir: Rc::new(dir), path }))
     }
 }
