@@ -8,6 +8,7 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=cri");
+    println!("cargo:rerun-if-changed=control");
     println!("cargo:rerun-if-changed=shim");
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
@@ -18,6 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let cri = protox::compile(["cri/v1/api.proto"], ["."])?;
         std::fs::write(out.join("cri.v1.descriptor.bin"), cri.encode_to_vec())?;
         tonic_prost_build::configure().compile_fds(cri)?;
+        let control = protox::compile(["control/v1/control.proto"], ["."])?;
+        tonic_prost_build::configure().bytes(".").compile_fds(control)?;
     }
     Ok(())
 }

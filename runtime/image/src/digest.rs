@@ -56,6 +56,12 @@ impl Digest {
         self.0.split_once(':').map_or("", |(_, hex)| hex)
     }
 
+    /// Whether both are of one algorithm, so that they can be compared.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.0.split_once(':').map(|(name, _)| name)
+            == other.0.split_once(':').map(|(name, _)| name)
+    }
+
     /// A hasher of this digest's algorithm.
     pub(crate) fn hasher(&self) -> Hasher {
         if self.0.starts_with("sha512:") {

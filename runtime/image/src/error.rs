@@ -52,7 +52,13 @@ pub enum Error {
         /// What went wrong.
         source: Box<Error>,
     },
-    /// An archive's contents are not an OCI image layout that can be imported.
+    /// An archive that came as a stream could not be loaded.
+    #[error("load the archive")]
+    Load {
+        /// What went wrong.
+        source: Box<Error>,
+    },
+    /// An archive's contents are not images that can be imported.
     #[error("{reason}")]
     Archive {
         /// What is wrong with it.
@@ -81,6 +87,18 @@ pub enum Error {
     /// Writable layers and reading from images.
     #[error(transparent)]
     Snapshot(#[from] snapshot::Error),
+    /// No image has this name.
+    #[error("no image {name:?}")]
+    NoImage {
+        /// As asked for.
+        name: String,
+    },
+    /// A tag was wanted and a digest given.
+    #[error("{reference:?} is not a name with a tag")]
+    NotTag {
+        /// What was given, normalised.
+        reference: String,
+    },
     /// The work ended with nobody left to wait for it, or the program is shutting down.
     #[error("cancelled")]
     Cancelled,
@@ -93,12 +111,14 @@ impl Error {
         match self {
             Self::Reference(_) | Self::Digest(_) | Self::Archive { .. } => ErrorKind::Invalid,
             Self::Pull { source, .. } | Self::Layer { source, .. } => source.kind(),
-            Self::Import { source, .. } => source.kind(),
+            Self::Import { source, .. } | Self::Load { source } => source.kind(),
             Self::Registry(error) => error.kind(),
             Self::Manifest(_) => ErrorKind::Invalid,
             Self::Unpack(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Snapshot(error) => error.kind(),
+            Self::NoImage { .. } => ErrorKind::NotFound,
+            Self::NotTag { .. } => ErrorKind::Invalid,
             Self::Cancelled => ErrorKind::Cancelled,
         }
     }

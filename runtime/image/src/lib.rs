@@ -16,6 +16,7 @@ mod archive;
 mod digest;
 mod error;
 mod flight;
+mod inspect;
 mod layers;
 mod manifest;
 mod platform;
@@ -32,8 +33,10 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
+pub use archive::{LoadOptions, LoadProgress, Loaded};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{Error, ErrorKind};
+pub use inspect::{Inspection, LayerInspection};
 pub use manifest::Error as ManifestError;
 pub use oci_spec::image::ImageConfiguration;
 pub use progress::{LayerState, LayerStatus, PullState, PullStatus};
@@ -41,7 +44,7 @@ pub use reference::{InvalidReference, Reference};
 pub use registry::{Credentials, Error as RegistryError, RegistryConfig};
 pub use snapshot::{Error as SnapshotError, Snapshot};
 pub use store::{Error as StoreError, FsUsage, Image, ImageId, ImageUser};
-pub use unpack::{Error as UnpackError, TarError};
+pub use unpack::{Error as UnpackError, Piece, TarError};
 
 use flight::Flights;
 use layers::{Layers, blocking};
@@ -160,6 +163,42 @@ impl ImageStore {
             path: path.display().to_string(),
             source: Box::new(source),
         })
+    }
+
+    /// Loads the images of an archive (OCI layout or docker-archive; plain, gzip or zstd), as far
+    /// as they fit this machine, in the archive's order. Either all are listed, or none.
+    /// A stream that closes without [`Piece::End`], or a dropped future, ends it.
+    pub async fn load(
+        &self,
+        pieces: tokio::sync::mpsc::Receiver<Piece>,
+        options: LoadOptions,
+        progress: Arc<LoadProgress>,
+    ) -> Result<Vec<Loaded>, Error> {
+        let (store, layers) = (self.store.clone(), self.layers.clone());
+        let loaded = archive::load(store, layers, pieces, options, progress).await;
+        loaded.map_err(|source| Error::Load { source: Box::new(source) })
+    }
+
+    /// Gives the image that `name` leads to one more tag, which leaves any other image. Returns
+    /// the image's id. A reference by digest is no tag: an error of kind `Invalid`.
+    pub async fn tag(&self, name: &str, tag: &Reference) -> Result<ImageId, Error> {
+        let image = self.find(name).ok_or_else(|| Error::NoImage { name: name.to_owned() })?;
+        if tag.tag().is_none() {
+            return Err(Error::NotTag { reference: tag.to_string() });
+        }
+        let (store, id, tag) = (self.store.clone(), image.id.clone(), tag.to_string());
+        blocking(move || {
+            store.tag(&id, &tag)?;
+            Ok(id)
+        })
+        .await
+    }
+
+    /// All that is known of an image; `None` if there is none of this name.
+    pub async fn inspect(&self, name: &str) -> Result<Option<Inspection>, Error> {
+        let Some(image) = self.find(name) else { return Ok(None) };
+        let store = self.store.clone();
+        blocking(move || inspect::inspect(&store, &image).map(Some)).await
     }
 
     /// All images, one entry per id, ordered by it. Waits for nothing.

@@ -202,7 +202,7 @@ impl Entry {
         self.set(PullState::Fetching);
     }
 
-    fn status(&self) -> PullStatus {
+    pub(crate) fn status(&self) -> PullStatus {
         let rows = lock(&self.layers);
         let moved = rows.iter().filter_map(|(_, _, meter)| *lock(&meter.moved)).max();
         let index = usize::from(self.state.load(Ordering::Relaxed));

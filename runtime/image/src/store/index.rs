@@ -72,6 +72,29 @@ impl Store {
         Ok(id)
     }
 
+    /// Gives the image one more tag (normalised), which leaves any other image.
+    pub(crate) fn tag(&self, id: &ImageId, tag: &str) -> Result<(), Error> {
+        let _writer = self.writer();
+        let mut state = self.write();
+        let image = state.images.get(id).cloned().ok_or_else(|| Error::Gone { id: id.clone() })?;
+        let tag = tag.to_owned();
+        let mut others = state.images.values();
+        let loser = others.find(|i| i.id != *id && i.repo_tags.contains(&tag)).cloned();
+        state.serial += 1;
+        let serial = state.serial;
+        drop(state);
+        let mut record = ImageRecord::clone(&image.record);
+        record.serial = serial;
+        record.repo_tags = sorted(record.repo_tags.into_iter().chain([tag.clone()]));
+        self.save_image(record)?;
+        if let Some(loser) = loser {
+            self.untag(&loser, &[tag])?;
+        }
+        self.unsynced().images.push(id.clone());
+        self.untidy.notify_one();
+        Ok(())
+    }
+
     fn untag(&self, image: &Image, tags: &[String]) -> Result<(), Error> {
         let mut record = ImageRecord::clone(&image.record);
         record.repo_tags.retain(|tag| !tags.contains(tag));

@@ -32,7 +32,7 @@ pub(super) fn open<'a>(
     })
 }
 
-fn format(head: &[u8]) -> &'static str {
+pub(super) fn format(head: &[u8]) -> &'static str {
     let skippable = head.first().is_some_and(|b| b & 0xf0 == 0x50)
         && head.get(1..).is_some_and(|rest| rest.starts_with(ZSTD_SKIPPABLE));
     if head.starts_with(GZIP_MAGIC) {

@@ -4,6 +4,7 @@
 //! the stream's end, before the directory gets its name in the store.
 
 mod apply;
+mod archive;
 mod compose;
 mod decompress;
 mod facts;
@@ -15,14 +16,15 @@ mod pipe;
 mod tar;
 mod walk;
 
-use std::collections::HashMap;
-use std::io::{BufRead, Seek};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+pub(crate) use archive::{
+    MemberKind, archive_read_error, each_member, each_member_in_place, format_of, is_compressed,
+};
 pub(crate) use facts::Facts;
 pub(crate) use listing::ListingWriter;
 pub use tar::TarError;
@@ -122,8 +124,10 @@ pub(crate) struct Expected {
 
 /// A piece of the blob, or the word that it is complete: a channel that closes without it was
 /// cut short.
-pub(crate) enum Piece {
+pub enum Piece {
+    /// The next bytes.
     Data(Bytes),
+    /// The stream is complete.
     End,
 }
 
@@ -189,20 +193,4 @@ fn listing_error(source: std::io::Error) -> Error {
 fn write_error(action: &'static str, path: &[u8]) -> impl Fn(std::io::Error) -> Error + use<> {
     let path = String::from_utf8_lossy(path).into_owned();
     move |source| Error::Write { action, path: path.clone(), source }
-}
-
-/// Where the files of a tar begin, and how long they are.
-pub(crate) fn tar_contents(
-    file: impl BufRead + Seek,
-) -> Result<HashMap<String, (u64, u64)>, TarError> {
-    let mut reader = tar::TarReader::new(file);
-    let mut members = HashMap::new();
-    while let Some(entry) = reader.next()? {
-        if entry.kind == tar::Kind::File {
-            let at = reader.inner_mut().stream_position()?;
-            let path = String::from_utf8_lossy(&entry.path);
-            members.insert(path.trim_start_matches("./").to_owned(), (at, entry.size));
-        }
-    }
-    Ok(members)
 }

@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
+mod archives;
+#[cfg(test)]
 mod badtars;
 #[cfg(test)]
 mod conduct;
