@@ -217,6 +217,11 @@ pub(crate) struct Input {
 }
 
 impl Input {
+    /// One that lies in memory: for verbs that concern no attachment.
+    pub(crate) fn in_memory() -> Self {
+        Self { path: PathBuf::from("cni-input"), file: None }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

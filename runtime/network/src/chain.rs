@@ -1,4 +1,4 @@
-//! ADD and DEL over a list of plugins.
+//! Each verb over a list of plugins.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,6 +15,9 @@ use crate::work::{Stop, blocking};
 
 /// CNI error code 3: the container is unknown, nothing needs to be cleaned up.
 const UNKNOWN_CONTAINER: u32 = 3;
+
+/// The key under which GC's input names what is attached (CNI specification, section 2, "GC").
+const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 
 /// What every run needs.
 #[derive(Debug, Clone)]
@@ -36,6 +39,18 @@ impl Tools {
     pub(crate) async fn write(&self, record: &Record) -> Result<(), Error> {
         let (cache, record) = (self.cache.clone(), record.clone());
         blocking(move || cache.write(&record)).await?
+    }
+
+    /// For a verb that concerns no attachment.
+    fn bare(&self, verb: Verb) -> Environment {
+        Environment {
+            verb,
+            id: String::new(),
+            netns: PathBuf::new(),
+            ifname: String::new(),
+            args: String::new(),
+            bin_dirs: self.bin_dirs.clone(),
+        }
     }
 
     fn environment(&self, verb: Verb, record: &Record, netns: &Path) -> Environment {
@@ -112,6 +127,68 @@ pub(crate) async fn del(
     } else {
         Err(Error::Detach { network: network.name.clone(), failures })
     }
+}
+
+/// Runs every plugin's CHECK in order, each with the last result of ADD. The first that finds
+/// something wrong ends it.
+pub(crate) async fn check(
+    tools: &Tools,
+    network: &Network,
+    record: &Record,
+    input: &Input,
+) -> Result<(), Error> {
+    let environment = tools.environment(Verb::Check, record, &record.netns);
+    let stop = Stop::never();
+    let run = Run { tools, environment: &environment, input, stop: &stop };
+    for conf in &network.plugins {
+        let text = network.input(conf, &record.capability_args, record.result.as_ref());
+        run.plugin(conf, &text).await.map_err(|source| Error::Plugin {
+            network: network.name.clone(),
+            plugin: conf.kind.clone(),
+            verb: Verb::Check,
+            source: Box::new(source),
+        })?;
+    }
+    Ok(())
+}
+
+/// Runs every plugin's STATUS in order; the first that can't do its work, with its reason.
+pub(crate) async fn status(tools: &Tools, network: &Network) -> Result<(), (String, PluginError)> {
+    let mut failures = everywhere(tools, network, Verb::Status, None).await;
+    if failures.is_empty() { Ok(()) } else { Err(failures.swap_remove(0)) }
+}
+
+/// Runs every plugin's GC, telling it which attachments there are. One that fails does not keep
+/// the others from running.
+pub(crate) async fn gc(tools: &Tools, network: &Network, valid: &Value) -> Result<(), Error> {
+    let failures = everywhere(tools, network, Verb::Gc, Some(valid)).await;
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Collect { network: network.name.clone(), failures })
+}
+
+/// A verb that concerns no attachment, on every plugin.
+async fn everywhere(
+    tools: &Tools,
+    network: &Network,
+    verb: Verb,
+    valid: Option<&Value>,
+) -> Vec<(String, PluginError)> {
+    let environment = tools.bare(verb);
+    let (input, stop) = (Input::in_memory(), Stop::never());
+    let run = Run { tools, environment: &environment, input: &input, stop: &stop };
+    let mut failures = Vec::new();
+    for conf in &network.plugins {
+        let mut text = network.input(conf, &Map::new(), None);
+        if let (Some(valid), Some(keys)) = (valid, text.as_object_mut()) {
+            keys.insert(VALID_ATTACHMENTS.into(), valid.clone());
+        }
+        if let Err(error) = run.plugin(conf, &text).await {
+            failures.push((conf.kind.clone(), error));
+        }
+    }
+    failures
 }
 
 /// Warns of what is asked for and nobody in the network can give.

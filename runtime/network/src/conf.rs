@@ -34,6 +34,16 @@ impl Version {
         Self::ALL.iter().find(|(version, _)| *version == self).map_or("", |(_, name)| name)
     }
 
+    /// CHECK came with 0.4.0.
+    pub(crate) fn has_check(self) -> bool {
+        self >= Self::V0_4_0
+    }
+
+    /// STATUS and GC came with 1.1.0.
+    pub(crate) fn has_status_and_gc(self) -> bool {
+        self >= Self::V1_1_0
+    }
+
     /// DEL is given the cached result from 0.4.0 on.
     pub(crate) fn del_takes_result(self) -> bool {
         self >= Self::V0_4_0
@@ -74,6 +84,16 @@ pub(crate) struct Network {
     pub(crate) version: Version,
     /// Never empty; in the order ADD runs them.
     pub(crate) plugins: Vec<PluginConf>,
+    /// What the list forbids.
+    pub(crate) disabled: Disabled,
+}
+
+/// Verbs that a list wants not to be run (CNI specification, section 1). Someone who shares a
+/// network among several runtimes has to disable GC: each would take away the others' addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Disabled {
+    pub(crate) check: bool,
+    pub(crate) gc: bool,
 }
 
 /// One plugin's part of it.
@@ -95,7 +115,9 @@ impl Network {
         if plugins.is_empty() {
             return Err(ConfError::NoPlugins);
         }
-        Ok(Self { name: name(&list)?, version: version(&list)?, plugins })
+        let disabled =
+            Disabled { check: flag(&list, "disableCheck")?, gc: flag(&list, "disableGC")? };
+        Ok(Self { name: name(&list)?, version: version(&list)?, plugins, disabled })
     }
 
     /// Parses a single plugin's `.conf` or `.json`: a list of one.
@@ -106,13 +128,16 @@ impl Network {
         }
         let plugin = PluginConf::parse(&value)?;
         let (name, version) = (name(&plugin.keys)?, version(&plugin.keys)?);
-        Ok(Self { name, version, plugins: vec![plugin] })
+        Ok(Self { name, version, plugins: vec![plugin], disabled: Disabled::default() })
     }
 
     /// The configuration as a list that [`parse_list`](Self::parse_list) takes back.
     pub(crate) fn to_list(&self) -> Value {
         let plugins: Vec<_> = self.plugins.iter().map(|p| &p.keys).collect();
-        json!({"name": self.name, "cniVersion": self.version.as_str(), "plugins": plugins})
+        json!({
+            "name": self.name, "cniVersion": self.version.as_str(), "plugins": plugins,
+            "disableCheck": self.disabled.check, "disableGC": self.disabled.gc,
+        })
     }
 
     /// What `plugin` reads from its standard input: its own keys, the list's name and version,
@@ -175,6 +200,16 @@ fn text(keys: &Map<String, Value>, key: &'static str) -> Result<String, ConfErro
     text.map(str::to_owned).ok_or(ConfError::Key { key, want: "a text" })
 }
 
+/// Absent means false. Some write it as a text.
+fn flag(keys: &Map<String, Value>, key: &'static str) -> Result<bool, ConfError> {
+    match keys.get(key) {
+        None => Ok(false),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(Value::String(text)) if text == "true" || text == "false" => Ok(text == "true"),
+        Some(_) => Err(ConfError::Key { key, want: "true or false" }),
+    }
+}
+
 fn name(keys: &Map<String, Value>) -> Result<String, ConfError> {
     let name = text(keys, "name")?;
     if is_cni_name(&name) { Ok(name) } else { Err(ConfError::Name(name)) }
@@ -213,6 +248,10 @@ mod tests {
             (r#"{"name":"n","cniVersion":"1.0.0","plugins":[{}]}"#, "\"type\" is missing"),
             (r#"{"name":"n","cniVersion":"1.0.0","plugins":[{"type":"../a"}]}"#, "\"../a\""),
             (r#"{"name":"n","cniVersion":"1.0.0","plugins":[3]}"#, "not an object"),
+            (
+                r#"{"name":"n","cniVersion":"1.1.0","disableGC":1,"plugins":[{"type":"a"}]}"#,
+                "\"disableGC\" is missing or not true or false",
+            ),
         ];
         for (text, want) in cases {
             let error = list(text).unwrap_err().to_string();
@@ -245,6 +284,18 @@ mod tests {
         let misplaced = br#"{"name":"n","cniVersion":"0.4.0","plugins":[{"type":"bridge"}]}"#;
         let error = Network::parse_conf(misplaced).unwrap_err().to_string();
         assert!(error.contains(".conflist"), "{error}");
+    }
+
+    #[test]
+    fn what_a_list_forbids_is_kept() {
+        let network = list(
+            r#"{"name":"n","cniVersion":"1.1.0","disableCheck":"true","disableGC":true,
+                "plugins":[{"type":"a"}]}"#,
+        )
+        .unwrap();
+        assert_eq!(network.disabled, Disabled { check: true, gc: true });
+        let again = Network::parse_list(network.to_list().to_string().as_bytes()).unwrap();
+        assert_eq!(again, network);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::plugin::Verb;
 pub enum ErrorKind {
     /// The attachment is already there.
     Exists,
+    /// There is no such attachment.
+    NotFound,
     /// A field of the request cannot be used.
     Invalid,
     /// There is no usable network configuration, or the daemon is going down.
@@ -70,7 +72,8 @@ pub enum Error {
         /// Its interface.
         ifname: String,
     },
-    /// A plugin failed during ADD. What had been done was undone, or its record is kept for `del`.
+    /// A plugin failed during ADD or CHECK. What ADD had done was undone, or its record is kept for
+    /// `del`.
     #[error("network {network:?}: plugin {plugin:?} {verb}: {source}")]
     Plugin {
         /// The network's name.
@@ -91,8 +94,24 @@ pub enum Error {
         ifname: String,
     },
     /// Plugins failed during DEL; the others ran. The record is kept: `del` can be called again.
-    #[error("network {network:?}: {}", list(.failures))]
+    #[error("network {network:?}: {}", list("DEL", .failures))]
     Detach {
+        /// The network's name.
+        network: String,
+        /// Each plugin that failed, in the order they ran; never empty.
+        failures: Vec<(String, PluginError)>,
+    },
+    /// There is no record of a completed `add`.
+    #[error("interface {ifname} of {id} is not attached")]
+    NotAttached {
+        /// The attachment's id.
+        id: String,
+        /// Its interface.
+        ifname: String,
+    },
+    /// Plugins failed during GC; the others ran.
+    #[error("network {network:?}: {}", list("GC", .failures))]
+    Collect {
         /// The network's name.
         network: String,
         /// Each plugin that failed, in the order they ran; never empty.
@@ -131,7 +150,8 @@ impl Error {
             Self::Exists { .. } => ErrorKind::Exists,
             Self::Cancelled { .. } => ErrorKind::Cancelled,
             Self::Plugin { source, .. } => source.kind(),
-            Self::Detach { failures, .. } => {
+            Self::NotAttached { .. } => ErrorKind::NotFound,
+            Self::Detach { failures, .. } | Self::Collect { failures, .. } => {
                 failures.first().map_or(ErrorKind::Internal, |(_, e)| e.kind())
             }
             Self::NoAddress { .. } | Self::Record { .. } => ErrorKind::Internal,
@@ -139,8 +159,8 @@ impl Error {
     }
 }
 
-fn list(failures: &[(String, PluginError)]) -> String {
-    let each = failures.iter().map(|(plugin, e)| format!("plugin {plugin:?} DEL: {e}"));
+fn list(verb: &str, failures: &[(String, PluginError)]) -> String {
+    let each = failures.iter().map(|(plugin, e)| format!("plugin {plugin:?} {verb}: {e}"));
     each.collect::<Vec<_>>().join("; ")
 }
 

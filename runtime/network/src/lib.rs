@@ -2,13 +2,14 @@
 //!
 //! This crate knows an [`Attachment`] (an id, a network namespace, an interface name), not pods.
 //!
-//! - [`Networks`]: the one door: `status`, `add`, `del`, `cached`.
+//! - [`Networks`]: the one door: `status`, `add`, `del`, `check`, `gc`, `cached`.
 //! - [`attachment`]: what is to be attached, and the words plugins are told about it.
 //! - [`error`]: what can go wrong, with [`ErrorKind`].
 //! - `directory`: which configuration is in force; re-read when the directory changes.
 //! - `conf`: one network configuration (a list of plugins), parsed.
 //! - `plugin`: one run of one plugin.
-//! - `chain`: ADD and DEL over a list of plugins.
+//! - `chain`: each verb over a list of plugins.
+//! - `health`: what plugins say of themselves.
 //! - `result`: what a plugin answered, parsed.
 //! - `cache`: the record of each attachment on disk.
 //! - `work`: the tasks that outlive their callers.
@@ -23,6 +24,7 @@ mod chain;
 mod conf;
 mod directory;
 pub mod error;
+mod health;
 mod networks;
 mod plugin;
 mod result;

@@ -1,10 +1,13 @@
 //! The one door of this crate.
 
+mod care;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::statfs;
+use tokio::sync::RwLock;
 
 use crate::attachment::Attachment;
 use crate::cache::{Cache, Found, Input, Phase, Record};
@@ -12,6 +15,7 @@ use crate::chain::{self, Tools};
 use crate::conf::Network;
 use crate::directory::Directory;
 use crate::error::{Error, NotReady, PluginError};
+use crate::health::Health;
 use crate::plugin;
 use crate::result::{self, Attached};
 use crate::work::{Slots, Stop, Tasks, blocking};
@@ -63,6 +67,10 @@ struct Shared {
     directory: Directory,
     tools: Tools,
     slots: Slots,
+    health: Arc<Health>,
+    /// Read while an ADD makes its record, written while GC runs: what GC does not know of when it
+    /// begins must not begin before it ends.
+    gate: RwLock<()>,
 }
 
 impl Networks {
@@ -75,19 +83,28 @@ impl Networks {
         let cache = blocking(move || Cache::open(&cache_dir)).await??;
         let tools = Tools { bin_dirs: config.bin_dirs, deadline: config.plugin_deadline, cache };
         let directory = Directory::new(config.conf_dir);
-        let shared = Arc::new(Shared { directory, tools, slots: Slots::default() });
+        let shared = Arc::new(Shared {
+            directory,
+            tools,
+            slots: Slots::default(),
+            health: Arc::new(Health::new()),
+            gate: RwLock::new(()),
+        });
         Ok(Self { shared, tasks: Tasks::new() })
     }
 
     /// Whether pods can be given a network now. Looks at the directory each time (two stat calls
-    /// when nothing changed) and that each plugin's file is there; runs none.
+    /// when nothing changed) and that each plugin's file is there. From CNI 1.1.0 on plugins are
+    /// asked, too, aside from the caller: the answer may be some seconds old.
     ///
     /// # Errors
-    /// [`NotReady`], its message naming the directory, file or plugin that is missing or broken.
+    /// [`NotReady`], its message naming the directory, file or plugin that is missing or broken,
+    /// or the plugin that says it can't work.
     pub async fn status(&self) -> Result<(), NotReady> {
         let shared = self.shared.clone();
-        let looked = blocking(move || shared.look().map(drop)).await;
-        looked.unwrap_or_else(|e| Err(NotReady::new(e.to_string())))
+        let looked = blocking(move || shared.look()).await;
+        let network = looked.unwrap_or_else(|e| Err(NotReady::new(e.to_string())))?;
+        self.shared.health.of(network, &self.shared.tools).await
     }
 
     /// Attaches: runs ADD of every plugin of the network in force.
@@ -203,6 +220,7 @@ impl Shared {
     }
 
     async fn add(self: Arc<Self>, asked: &Attachment, stop: &Stop) -> Result<Attached, Error> {
+        let gate = self.gate.read().await;
         let shared = self.clone();
         let network = blocking(move || shared.look()).await??;
         if !matches!(self.read(asked).await?, Found::Nothing) {
@@ -216,6 +234,7 @@ impl Shared {
             self.forget(&record).await.unwrap_or_else(|e| tracing::warn!("{e}"));
             return Err(error);
         }
+        drop(gate);
         let input = self.tools.input(&asked.id, &asked.ifname).await?;
         let done = chain::add(&self.tools, &network, &mut record, &input, stop).await;
         let done = done.and_then(|()| outcome(&network, &record));

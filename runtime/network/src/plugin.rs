@@ -43,6 +43,12 @@ pub enum Verb {
     Add,
     /// Detach.
     Del,
+    /// Look whether an attachment is as ADD made it.
+    Check,
+    /// Say whether ADD would work.
+    Status,
+    /// Free what belongs to no valid attachment.
+    Gc,
 }
 
 impl Verb {
@@ -52,6 +58,9 @@ impl Verb {
         match self {
             Self::Add => "ADD",
             Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Status => "STATUS",
+            Self::Gc => "GC",
         }
     }
 }
@@ -62,7 +71,8 @@ impl fmt::Display for Verb {
     }
 }
 
-/// The variables that all plugins of one chain see.
+/// The variables that all plugins of one chain see. STATUS and GC concern no attachment: for them
+/// most are empty.
 #[derive(Debug, Clone)]
 pub(crate) struct Environment {
     pub(crate) verb: Verb,
