@@ -9,6 +9,7 @@
 //! drain    requests under way end; pods stay as they are
 //! ```
 
+mod attachments;
 mod endpoint;
 mod lock;
 mod notify;
@@ -20,6 +21,7 @@ pub(crate) mod test_dir;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,8 +183,11 @@ async fn serve(
         tokio::time::sleep(DRAIN).await;
     };
     let scrapes = scrapes(front).await?;
+    let every = NonZero::new(front.config.network.gc_minutes)
+        .map(|minutes| Duration::from_secs(minutes.get().saturating_mul(60)));
     tokio::select! {
         () = scrapes => {}
+        () = attachments::tend(&front.networks, every) => {}
         served = server => served?,
         () = deadline => tracing::warn!(after = ?DRAIN, "requests are cut off"),
     }

@@ -247,3 +247,59 @@ async fn many_pods_at_once_get_addresses_of_their_own() -> Result<()> {
     assert_eq!(addresses.len(), 8, "{addresses:?}");
     node.finish().await
 }
+
+/// A network of CNI 1.1.0 with one plugin, which notes what it is told in files named after verbs.
+fn noting_network(node: &Node) -> Result<()> {
+    let dir = node.dir().join("bin");
+    fs::create_dir_all(&dir)?;
+    let text = format!(
+        "#!/bin/sh\ncd {}\ncat > told-$CNI_COMMAND\n\
+         case $CNI_COMMAND in\n\
+         ADD) echo '{{\"cniVersion\": \"1.1.0\", \"ips\": [{{\"address\": \"10.88.0.9/24\"}}]}}';;\n\
+         STATUS) [ ! -e down ] || {{ echo '{{\"code\": 50, \"msg\": \"no backbone\"}}'; exit 1; }};;\n\
+         esac\n",
+        node.dir().display()
+    );
+    let path = dir.join("noting");
+    fs::write(&path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    let list = r#"{"cniVersion": "1.1.0", "name": "noted", "plugins": [{"type": "noting"}]}"#;
+    Ok(fs::write(node.dir().join("cni/10-noted.conflist"), list)?)
+}
+
+#[tokio::test]
+async fn a_plugin_that_says_it_is_down_makes_the_node_not_ready() -> Result<()> {
+    let node = Node::builder().without_network().start().await?;
+    if node.is_berth() {
+        fs::write(node.dir().join("down"), "")?;
+        noting_network(&node)?;
+        true_within("the plugin's words", SOON, async || {
+            let condition = ready(&node).await?;
+            Ok(!condition.status && condition.message.contains("no backbone"))
+        })
+        .await?;
+        fs::remove_file(node.dir().join("down"))?;
+        true_within("NetworkReady", SOON, async || Ok(ready(&node).await?.status)).await?;
+    }
+    node.finish().await
+}
+
+#[tokio::test]
+async fn after_a_restart_plugins_look_at_what_they_made_and_collect_the_rest() -> Result<()> {
+    let mut node = Node::builder().without_network().start().await?;
+    if node.is_berth() {
+        noting_network(&node)?;
+        let pod = node.pod("kept").await?;
+        assert!(!node.dir().join("told-CHECK").exists());
+        node.kill()?;
+        node.launch().await?;
+        eventually("GC", SOON, async || {
+            let told = fs::read_to_string(node.dir().join("told-GC")).unwrap_or_default();
+            Ok(told.contains(&format!("\"containerID\":\"{}\"", pod.id)).then_some(()))
+        })
+        .await?;
+        let checked = fs::read_to_string(node.dir().join("told-CHECK"))?;
+        assert!(checked.contains("prevResult") && checked.contains("10.88.0.9/24"), "{checked}");
+    }
+    node.finish().await
+}

@@ -37,6 +37,7 @@ pub(super) struct Cgroup {
 pub(super) struct Network {
     pub(super) conf_dir: Option<PathBuf>,
     pub(super) bin_dirs: Option<Vec<PathBuf>>,
+    pub(super) gc_minutes: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

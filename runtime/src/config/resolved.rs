@@ -69,6 +69,8 @@ pub struct Network {
     pub conf_dir: PathBuf,
     /// Where plugins are looked for, in this order; not empty.
     pub bin_dirs: Vec<PathBuf>,
+    /// How often plugins collect what no pod has; 0: never.
+    pub gc_minutes: u64,
 }
 
 /// Registries.
@@ -191,6 +193,7 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
         network: Network {
             conf_dir: path("network.conf_dir", raw.network.conf_dir, "/etc/cni/net.d")?,
             bin_dirs: bin_dirs(raw.network.bin_dirs)?,
+            gc_minutes: raw.network.gc_minutes.unwrap_or(60),
         },
         registry: Registry {
             config_path: path(

@@ -72,6 +72,7 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
         ("[shim]\ncgroup = \"x\"", &["shim.cgroup", "x"]),
         ("[shim]\nbinary = \"shim\"", &["shim.binary", "shim"]),
         ("[network]\nbin_dirs = []", &["network.bin_dirs"]),
+        ("[network]\ngc_minutes = -1", &["line 2", "gc_minutes"]),
         ("[network]\nbin_dirs = [\"/ok\", \"no\"]", &["network.bin_dirs", "no"]),
         ("[network]\nconf_dir = \"net.d\"", &["network.conf_dir", "net.d"]),
         ("[registry]\nconfig_path = \"certs.d\"", &["registry.config_path", "certs.d"]),
