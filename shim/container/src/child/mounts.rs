@@ -50,7 +50,14 @@ fn open_source(mount: &MountPlan, plan: &Plan<'_>, layout: &Layout) -> Work<Sour
             let tree = mount::clone_tree(CWD, source, *recursive);
             tree.map(Source::Tree).doing(|| mount.describe())
         }
-        MountKind::Cgroup if !layout.is_unified() && !has_cgroup_ns(&plan.namespaces) => {
+        MountKind::Cgroup if has_cgroup_ns(&plan.namespaces) => Ok(Source::Inside),
+        MountKind::Cgroup => {
+            // Mounted anew from the host's own cgroup namespace, v2 would lose its options there
+            // (nsdelegate and its kin), for the host as well.
+            if let Some(root) = layout.v2().filter(|_| layout.is_unified()) {
+                let tree = mount::clone_tree(CWD, root, false);
+                return tree.map(Source::Tree).doing(|| mount.describe());
+            }
             let mut trees = Vec::new();
             for (root, _) in layout.v1() {
                 let dir = root.join(crate::cgroup::relative(&plan.cgroup_path).unwrap_or_default());
@@ -213,7 +220,15 @@ fn attach_cgroups(mount: &MountPlan, source: Source, root: &Root, layout: &Layou
     let target = target(mount, root, Leaf::Dir)?;
     let step = || mount.describe();
     if layout.is_unified() {
-        let tree = make_fs(&c"cgroup2".to_owned(), "cgroup", &[], mount.attrs).doing(step)?;
+        let tree = match source {
+            Source::Tree(tree) => {
+                let Attrs { set, clear } = mount.attrs;
+                mount::set_attr(tree.as_fd(), &Change { set, clear, ..Change::default() })
+                    .doing(step)?;
+                tree
+            }
+            _ => make_fs(&c"cgroup2".to_owned(), "cgroup", &[], mount.attrs).doing(step)?,
+        };
         configure(mount, tree.as_fd()).doing(step)?;
         return mount::attach(tree.as_fd(), target.as_fd()).doing(step);
     }

@@ -19,7 +19,7 @@ pub(super) enum Opened {
     Detached(OwnedFd),
     /// An overlay for a kernel that only mounts it by path: the layers' common parent, detached,
     /// and mount(2)'s option text with names relative to it.
-    ByPath { parent: OwnedFd, options: String },
+    ByPath { parent: OwnedFd, options: String, asked: String },
 }
 
 /// On the host: makes it.
@@ -51,7 +51,8 @@ fn open_overlay(overlay: &Overlay) -> io::Result<Opened> {
         _ => {}
     }
     let parent = mount::clone_tree(rustix::fs::CWD, &names.parent, true)?;
-    Ok(Opened::ByPath { parent, options: names.options(overlay) })
+    let asked = overlay.options.join(",");
+    Ok(Opened::ByPath { parent, options: names.options(overlay), asked })
 }
 
 fn overlay_by_fsconfig(overlay: &Overlay, names: &Names) -> io::Result<OwnedFd> {
@@ -145,9 +146,10 @@ pub(super) fn attach(opened: Opened) -> Work<Root> {
     let spot = super::open_dir(ROOTFS)?;
     match opened {
         Opened::Detached(tree) => mount::attach(tree.as_fd(), spot.as_fd()).doing(step)?,
-        Opened::ByPath { parent, options } => {
+        Opened::ByPath { parent, options, asked } => {
+            // mount(2) says no more than "invalid argument".
             mount_by_path(&parent, &options)
-                .doing(|| "mount the overlay root file system".to_owned())?;
+                .doing(|| format!("mount the overlay root file system ({asked})"))?;
         }
     }
     let root = Root::open_dir(Path::new(ROOTFS)).doing(step)?;

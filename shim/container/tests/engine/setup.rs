@@ -278,7 +278,10 @@ impl Machine {
         let now = Self::now();
         let mut left = Vec::new();
         if now.mounts != self.mounts {
-            left.push("mounts differ".to_owned());
+            let (was, is): (Vec<_>, Vec<_>) =
+                (self.mounts.lines().collect(), now.mounts.lines().collect());
+            left.extend(is.iter().filter(|l| !was.contains(l)).map(|l| format!("mount {l}")));
+            left.extend(was.iter().filter(|l| !is.contains(l)).map(|l| format!("no mount {l}")));
         }
         if now.fds != self.fds {
             left.push(format!("{} descriptors instead of {}", now.fds, self.fds));
