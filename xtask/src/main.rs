@@ -1,10 +1,11 @@
-//! The developer's commands: `cargo xtask build|test|check|arrows|demo|bench`.
+//! The developer's commands: `cargo xtask build|test|check|arrows|demo|bench|vm-test`.
 //!
 //! - [`workspace`]: where the workspace and its build results lie.
 //! - [`sh`]: other programs, run and checked.
 //! - [`build`], [`elf`]: the release binaries in `target/dist`, the static ones proved static.
 //! - [`arrows`]: who may depend on whom.
 //! - [`check`], [`test`], [`packages`]: what CI runs.
+//! - [`vm`]: suites on another kernel, with cgroup v2 only, in an emulated machine.
 //! - [`perf`]: the demo and the benchmark, both from the `berth-perf` crate.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ mod packages;
 mod perf;
 mod sh;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ enum Command {
     Arrows,
     /// One pod through a daemon of its own, from start to finish (as root).
     Demo,
+    /// Run suites on Debian's kernel with cgroup v2 in an emulated machine (as root).
+    VmTest(vm::Options),
     /// Measure Berth beside another CRI runtime (as root).
     Bench(perf::BenchOptions),
 }
@@ -66,6 +70,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Check => check::quick(&workspace),
         Command::Arrows => arrows::check(&workspace),
         Command::Demo => perf::demo(&workspace),
+        Command::VmTest(options) => vm::run(&workspace, options),
         Command::Bench(options) => perf::bench(&workspace, options),
     }
 }

@@ -18,15 +18,31 @@ const PACKAGES: &[(&str, &str)] = &[
     ("e2fsprogs", "small file systems that fill up"),
 ];
 
-/// Installs what is absent.
+/// What the virtual machine needs on this one; its own packages are in `vm::debs`.
+const VM_PACKAGES: &[(&str, &str)] = &[
+    ("qemu-system-x86", "the emulated machine of vm-test"),
+    ("e2fsprogs", "its disks"),
+    ("binutils", "strip, to keep its disk small"),
+];
+
+/// Installs what is absent for the tests.
 pub(crate) fn install() -> Result<()> {
+    ensure(PACKAGES)
+}
+
+/// Installs what is absent for `vm-test`.
+pub(crate) fn install_for_vm() -> Result<()> {
+    ensure(VM_PACKAGES)
+}
+
+fn ensure(packages: &[(&str, &str)]) -> Result<()> {
     let absent: Vec<&str> =
-        PACKAGES.iter().map(|(name, _)| *name).filter(|name| !installed(name)).collect();
+        packages.iter().map(|(name, _)| *name).filter(|name| !installed(name)).collect();
     if absent.is_empty() {
         return Ok(());
     }
     for name in &absent {
-        let reason = PACKAGES.iter().find(|(known, _)| known == name).map_or("", |(_, why)| why);
+        let reason = packages.iter().find(|(known, _)| known == name).map_or("", |(_, why)| why);
         println!("{name} is needed: {reason}");
     }
     if Command::new("apt-get").arg("--version").output().is_err() {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::workspace::Workspace;
-use crate::{build, check, packages, sh};
+use crate::{build, check, packages, sh, vm};
 
 /// What to run.
 #[derive(Args)]
@@ -17,7 +17,10 @@ pub(crate) struct Options {
     /// Leave out formatting, clippy and the arrows.
     #[arg(long)]
     no_lint: bool,
-    /// Only tests whose name contains this.
+    /// Leave out the virtual machine.
+    #[arg(long)]
+    no_vm: bool,
+    /// Only tests whose name contains this, and none in the virtual machine.
     filter: Option<String>,
 }
 
@@ -35,6 +38,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     build::failpoints(workspace)?;
     let mut tally = Tally::default();
     tally.add(tests(workspace, options))?;
+    if !options.no_vm && options.filter.is_none() {
+        tally.add_vm(vm::ci(workspace));
+    }
     tally.report(workspace, start)
 }
 
@@ -98,6 +104,24 @@ impl Tally {
         }
     }
 
+    /// Counts each suite of the virtual machine as a test.
+    fn add_vm(&mut self, outcomes: Result<Vec<vm::Outcome>>) {
+        match outcomes {
+            Ok(outcomes) => {
+                for outcome in outcomes {
+                    println!("{}", outcome.line());
+                    if outcome.passed() {
+                        self.passed += 1;
+                    } else {
+                        self.failed += 1;
+                        self.failures.push(outcome.line());
+                    }
+                }
+            }
+            Err(error) => self.broken.push(format!("the virtual machine: {error:#}")),
+        }
+    }
+
     fn report(&self, workspace: &Workspace, start: Instant) -> Result<()> {
         println!("\n=== summary, after {} s", start.elapsed().as_secs());
         for name in self.failures.iter().chain(&self.broken) {
@@ -133,5 +157,7 @@ mod tests {
         }
         assert_eq!((tally.passed, tally.failed, tally.ignored), (8, 1, 1));
         assert_eq!(tally.failures, ["b::fails"]);
+        tally.add_vm(Err(anyhow::anyhow!("no qemu")));
+        assert_eq!(tally.broken, ["the virtual machine: no qemu"]);
     }
 }

@@ -1,0 +1,169 @@
+//! What can run in the virtual machine, and what CI runs of it.
+
+use anyhow::{Result, bail};
+
+/// An integration test: its package's directory, and its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Program {
+    pub(crate) package: &'static str,
+    pub(crate) target: &'static str,
+}
+
+impl Program {
+    /// Its name on the machine's disk.
+    pub(crate) fn file_name(self) -> String {
+        format!("{}-{}", self.package.replace('/', "-"), self.target)
+    }
+}
+
+/// One program's run.
+pub(crate) struct Suite {
+    pub(crate) name: &'static str,
+    /// What it shows there that cannot be shown elsewhere.
+    what: &'static str,
+    /// Whether it is of the subset that CI runs.
+    ci: bool,
+    /// Whether it needs systemd as the first process.
+    systemd: bool,
+    /// Its limit.
+    pub(crate) seconds: u64,
+    pub(crate) program: Program,
+    args: &'static str,
+    /// Shell commands that come first; the first that fails ends the suite.
+    before: &'static str,
+}
+
+const fn tests(target: &'static str) -> Program {
+    Program { package: "tests", target }
+}
+
+const ENGINE: Program = Program { package: "shim/container", target: "engine" };
+
+/// A suite of the usual kind.
+const PLAIN: Suite = Suite {
+    name: "",
+    what: "",
+    ci: false,
+    systemd: false,
+    seconds: 300,
+    program: ENGINE,
+    args: "",
+    before: "",
+};
+
+const SUITES: &[Suite] = &[
+    Suite {
+        name: "machine",
+        what: "a whole life on cgroup v2 leaves nothing",
+        ci: true,
+        program: tests("machine"),
+        ..PLAIN
+    },
+    Suite {
+        name: "engine",
+        what: "the engine on cgroup v2 and an older kernel",
+        ci: true,
+        program: ENGINE,
+        ..PLAIN
+    },
+    Suite {
+        name: "lifecycle",
+        what: "the CRI on cgroup v2",
+        seconds: 900,
+        program: tests("lifecycle"),
+        args: "--test-threads 4",
+        ..PLAIN
+    },
+    Suite {
+        name: "restart",
+        what: "a new daemon finds its pods on cgroup v2",
+        seconds: 900,
+        program: tests("restart"),
+        args: "--test-threads 4",
+        ..PLAIN
+    },
+];
+
+impl Suite {
+    /// What the machine's shell runs.
+    pub(crate) fn script(&self) -> String {
+        format!(
+            "set -e\n\
+             export BERTH_DIST=/berth/dist BERTH_DIST_FAILPOINTS=/berth/dist-failpoints\n\
+             {}\n\
+             exec /berth/tests/{} {}\n",
+            self.before,
+            self.program.file_name(),
+            self.args
+        )
+    }
+}
+
+/// The suites that `names` name; without any, those of CI or all.
+pub(crate) fn choose(names: &[String], all: bool, systemd: bool) -> Result<Vec<&'static Suite>> {
+    for name in names {
+        if !SUITES.iter().any(|suite| suite.name == name) {
+            let known: Vec<&str> = SUITES.iter().map(|suite| suite.name).collect();
+            bail!("no suite {name}; there are: {}", known.join(" "));
+        }
+    }
+    let chosen = |suite: &&Suite| {
+        if names.is_empty() {
+            (suite.ci || all) && suite.systemd == systemd
+        } else {
+            names.iter().any(|name| name == suite.name)
+        }
+    };
+    let chosen: Vec<&Suite> = SUITES.iter().filter(chosen).collect();
+    if chosen.is_empty() {
+        bail!("no suite is for a machine with systemd yet: name one");
+    }
+    Ok(chosen)
+}
+
+/// A line for each.
+pub(crate) fn print(suites: &[&Suite]) {
+    for suite in suites {
+        let ci = if suite.ci { "CI" } else { "" };
+        println!("{:<20} {ci:<3} {}", suite.name, suite.what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str], all: bool) -> Vec<&'static str> {
+        let asked: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        choose(&asked, all, false).unwrap().iter().map(|suite| suite.name).collect()
+    }
+
+    #[test]
+    fn ci_runs_a_part_of_all() {
+        let (ci, all) = (names(&[], false), names(&[], true));
+        assert!(!ci.is_empty() && ci.len() < all.len(), "{ci:?} {all:?}");
+        assert!(ci.iter().all(|name| all.contains(name)));
+        assert_eq!(names(&["restart"], false), ["restart"]);
+    }
+
+    #[test]
+    fn the_ci_subset_ends_in_ten_minutes() {
+        let limit: u64 = SUITES.iter().filter(|suite| suite.ci).map(|suite| suite.seconds).sum();
+        assert!(limit <= 600, "{limit} s");
+    }
+
+    #[test]
+    fn an_unknown_suite_is_named_with_those_that_there_are() {
+        let Err(error) = choose(&["nothing".into()], false, false) else { panic!("chosen") };
+        assert!(error.to_string().starts_with("no suite nothing; there are: machine"), "{error}");
+    }
+
+    #[test]
+    fn names_are_their_own() {
+        let mut names: Vec<&str> = SUITES.iter().map(|suite| suite.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), SUITES.len());
+        assert!(SUITES.iter().all(|suite| !suite.what.is_empty()));
+    }
+}
