@@ -56,6 +56,7 @@ const SUITES: &[Suite] = &[
         name: "machine",
         what: "a whole life on cgroup v2 leaves nothing",
         ci: true,
+        seconds: 180,
         program: tests("machine"),
         ..PLAIN
     },
@@ -63,23 +64,33 @@ const SUITES: &[Suite] = &[
         name: "engine",
         what: "the engine on cgroup v2 and an older kernel",
         ci: true,
+        seconds: 200,
         program: ENGINE,
+        ..PLAIN
+    },
+    Suite {
+        name: "limits",
+        what: "limits that the CRI asks for, on cgroup v2",
+        ci: true,
+        seconds: 180,
+        program: tests("lifecycle"),
+        args: "limits::",
         ..PLAIN
     },
     Suite {
         name: "lifecycle",
         what: "the CRI on cgroup v2",
-        seconds: 900,
+        seconds: 1800,
         program: tests("lifecycle"),
-        args: "--test-threads 4",
+        args: "--test-threads 2",
         ..PLAIN
     },
     Suite {
         name: "restart",
         what: "a new daemon finds its pods on cgroup v2",
-        seconds: 900,
+        seconds: 1800,
         program: tests("restart"),
-        args: "--test-threads 4",
+        args: "--test-threads 2",
         ..PLAIN
     },
 ];
