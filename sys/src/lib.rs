@@ -15,7 +15,9 @@
 //! | [`netif`] | network interfaces |
 //! | [`resident`] | a process that stays: fork away, signal descriptors, small memory |
 //! | [`cgroupfs`] | one-write files and marked directories |
+//! | [`bpf`] | device rules of cgroup v2 |
 
+pub mod bpf;
 pub mod cgroupfs;
 pub mod creds;
 pub mod mount;

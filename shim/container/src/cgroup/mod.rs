@@ -3,10 +3,8 @@
 //! Paths are relative to the hierarchy roots (`/kubepods/podUID/ID`). Directories that this
 //! engine makes carry the extended attribute `trusted.berth`; a parent that carries it is removed
 //! with its last child, a parent without it (kubelet's) never.
-//!
-//! Gap: device rules on cgroup v2 need an eBPF program, which isn't built yet; on v2 a spec's
-//! `linux.resources.devices` has no effect.
 
+mod devices;
 mod kill;
 mod layout;
 mod limits;
@@ -204,7 +202,9 @@ impl Cgroup {
         warnings: &mut Vec<String>,
     ) -> Result<()> {
         let settings = if self.layout.is_unified() {
-            v2::settings(resources)?
+            let settings = v2::settings(resources)?;
+            v2::limit_devices(self, resources, moment)?;
+            settings
         } else {
             v1::settings(resources, moment)?
         };

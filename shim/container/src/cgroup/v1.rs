@@ -6,10 +6,10 @@ use std::path::Path;
 
 use berth_sys::cgroupfs;
 use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources,
-    LinuxThrottleDevice,
+    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxResources, LinuxThrottleDevice,
 };
 
+use super::devices::{self, Rule};
 use super::limits::{Moment, Setting};
 use crate::error::{Error, Result};
 
@@ -31,7 +31,7 @@ pub(super) fn settings(resources: &LinuxResources, moment: Moment) -> Result<Vec
     refuse(resources)?;
     let mut all = Vec::new();
     if let Some(devices) = resources.devices().as_ref().filter(|d| !d.is_empty()) {
-        all.extend(devices_of(devices, moment));
+        all.extend(devices_of(devices, moment)?);
     }
     if let Some(memory) = resources.memory() {
         all.extend(memory_of(memory));
@@ -144,43 +144,17 @@ fn block_io_of(io: &LinuxBlockIo) -> Vec<Setting> {
     all
 }
 
-/// What every container may use whatever its rules say, as runc and crun have it: making device
-/// files (not opening them), and the harmless devices of /dev.
-const ALWAYS: [&str; 10] = [
-    "c *:* m",
-    "b *:* m",
-    "c 1:3 rwm",
-    "c 1:5 rwm",
-    "c 1:7 rwm",
-    "c 1:8 rwm",
-    "c 1:9 rwm",
-    "c 5:0 rwm",
-    "c 5:2 rwm",
-    "c 136:* rwm",
-];
-
 /// In order, so that a later rule overrides an earlier one; then what is always allowed.
-fn devices_of(rules: &[LinuxDeviceCgroup], moment: Moment) -> Vec<Setting> {
-    let write = |allow: bool, rule: &str| {
-        Setting::new("devices", if allow { "devices.allow" } else { "devices.deny" }, rule)
-    };
-    let mut all: Vec<Setting> =
-        rules.iter().map(|rule| write(rule.allow(), &device_rule(rule))).collect();
+fn devices_of(rules: &[LinuxDeviceCgroup], moment: Moment) -> Result<Vec<Setting>> {
+    let mut rules = Rule::all(rules)?;
     if moment == Moment::Create {
-        all.extend(ALWAYS.iter().map(|rule| write(true, rule)));
+        rules.extend(devices::ALWAYS);
     }
-    all
-}
-
-fn device_rule(rule: &LinuxDeviceCgroup) -> String {
-    let kind = match rule.typ() {
-        None | Some(LinuxDeviceType::A) => "a",
-        Some(LinuxDeviceType::B) => "b",
-        Some(_) => "c",
+    let write = |rule: &Rule| {
+        let file = if rule.allows() { "devices.allow" } else { "devices.deny" };
+        Setting::new("devices", file, rule)
     };
-    let number = |n: Option<i64>| n.filter(|n| *n >= 0).map_or("*".into(), |n| n.to_string());
-    let access = rule.access().as_deref().filter(|a| !a.is_empty()).unwrap_or("rwm");
-    format!("{kind} {}:{} {access}", number(rule.major()), number(rule.minor()))
+    Ok(rules.iter().map(write).collect())
 }
 
 #[cfg(test)]

@@ -1,18 +1,19 @@
-//! cgroup v2: OCI resources as control files, and controllers handed down.
-//!
-//! The place for device rules (an eBPF program attached to the directory) is beside [`settings`].
+//! cgroup v2: OCI resources as control files and as a program for devices; controllers handed down.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
-use berth_sys::cgroupfs;
+use berth_sys::{bpf, cgroupfs};
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
-use super::limits::Setting;
+use super::Cgroup;
+use super::devices::{self, Rule};
+use super::limits::{Moment, Setting};
 use super::v1::pids_of;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StepExt};
 
 /// Hands every controller that `dir` has on to its children. One that can't be (its processes use
 /// it) stays back; a limit that needs it then fails by its missing file.
@@ -72,6 +73,32 @@ pub(super) fn settings(resources: &LinuxResources) -> Result<Vec<Setting>> {
         all.push(Setting::new("", file.clone(), value));
     }
     Ok(all)
+}
+
+/// Has the kernel ask the spec's device rules, and then what every container may use. Rules stand
+/// from the creation on: what is attached cannot be told from what others attached.
+pub(super) fn limit_devices(
+    cgroup: &Cgroup,
+    resources: &LinuxResources,
+    moment: Moment,
+) -> Result<()> {
+    let asked = resources.devices().as_deref().unwrap_or_default();
+    if asked.is_empty() {
+        return Ok(());
+    }
+    if moment == Moment::Update {
+        let field = "linux.resources.devices".to_owned();
+        return Err(Error::InvalidSpec { field, reason: "can't be changed on cgroup v2".into() });
+    }
+    let mut rules = Rule::all(asked)?;
+    rules.extend(devices::ALWAYS);
+    let Some(program) = devices::program(&rules) else { return Ok(()) };
+    let attach = || {
+        let program = bpf::load_device_program(&program)?;
+        let dir = cgroup.dir_v2().ok_or(io::ErrorKind::NotFound)?;
+        bpf::attach_device_program(File::open(dir)?.as_fd(), program.as_fd())
+    };
+    attach().step(|| format!("attach device rules to cgroup {}", cgroup.path().display()))
 }
 
 fn memory_of(memory: &LinuxMemory) -> Result<Vec<Setting>> {

@@ -93,9 +93,6 @@ fn impossible_limit() {
 
 fn denied_devices() {
     let bench = Bench::new();
-    if bench.layout.is_unified() {
-        return; // The one gap: device rules on v2.
-    }
     let script = "cat /dev/kmsg-like >/dev/null; echo; dd if=/dev/zero of=/dev/null count=1; \
         dd if=/dev/allowed bs=1 count=1 >/dev/null";
     let mut spec = bench.spec(script);
