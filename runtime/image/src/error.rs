@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{digest, manifest, reference, registry, snapshot, store, unpack};
+use crate::{digest, manifest, policy, reference, registry, snapshot, store, unpack};
 
 /// What a caller can do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Unauthorized,
     /// The registry cannot be reached or does not answer as it should: try again later.
     Unavailable,
+    /// The image policy does not let the image be used.
+    Refused,
     /// The disk has no room or no inodes left.
     Full,
     /// The work was given up because nobody waited for it any more.
@@ -78,6 +80,9 @@ pub enum Error {
     /// The manifest's or the configuration's contents.
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
+    /// The image policy's word.
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
     /// The layer's contents, or writing them.
     #[error(transparent)]
     Unpack(#[from] unpack::Error),
@@ -114,6 +119,7 @@ impl Error {
             Self::Import { source, .. } | Self::Load { source } => source.kind(),
             Self::Registry(error) => error.kind(),
             Self::Manifest(_) => ErrorKind::Invalid,
+            Self::Policy(_) => ErrorKind::Refused,
             Self::Unpack(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Snapshot(error) => error.kind(),

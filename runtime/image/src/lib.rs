@@ -4,6 +4,7 @@
 //!
 //! - `registry/`: which hosts to ask, and asking them.
 //! - `manifest`, `platform`: what an image consists of, and which of several fits this machine.
+//! - [`policy`]: which images may be used, and whose signatures they need.
 //! - `pull`, `archive`: the two ways an image comes in; `progress`: how far it has come.
 //! - `layers`, `unpack/`: each layer in one pass from the network to a directory.
 //! - `store/`: what is on disk, who needs it, what survives a crash.
@@ -20,6 +21,7 @@ mod inspect;
 mod layers;
 mod manifest;
 mod platform;
+pub mod policy;
 mod progress;
 mod pull;
 mod reference;
@@ -48,6 +50,7 @@ pub use unpack::{Error as UnpackError, Piece, TarError};
 
 use flight::Flights;
 use layers::{Layers, blocking};
+use policy::Policy;
 use store::Store;
 
 /// What a store needs to know.
@@ -59,13 +62,16 @@ pub struct StoreConfig {
     pub parallel_layers: usize,
     /// Keep the compressed layers of all images, for pushing, saving and repairing offline.
     pub keep_blobs: bool,
+    /// Which images may be used.
+    pub policy: Arc<Policy>,
 }
 
 impl StoreConfig {
     /// A store at `root` with the defaults.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), parallel_layers: 4, keep_blobs: false }
+        let policy = Arc::new(Policy::default());
+        Self { root: root.into(), parallel_layers: 4, keep_blobs: false, policy }
     }
 }
 
@@ -85,6 +91,7 @@ type PullKey = (Reference, Option<Credentials>, PullOptions);
 pub struct ImageStore {
     store: Arc<Store>,
     layers: Arc<Layers>,
+    policy: Arc<Policy>,
     pulls: Flights<PullKey, Result<ImageId, Arc<Error>>>,
     janitor: JoinHandle<()>,
 }
@@ -107,7 +114,8 @@ impl ImageStore {
         let (store, config) = store.await?;
         let layers = Arc::new(Layers::new(store.clone(), config.parallel_layers));
         let janitor = tokio::spawn(keep_tidy(store.clone()));
-        Ok(Arc::new(Self { store, layers, pulls: Flights::new(), janitor }))
+        let policy = config.policy;
+        Ok(Arc::new(Self { store, layers, policy, pulls: Flights::new(), janitor }))
     }
 
     /// Pulls an image and returns its id. Equal pulls under way are joined; when the last
@@ -137,6 +145,7 @@ impl ImageStore {
                 reference: reference.clone(),
                 credentials: credentials.clone(),
                 registry: registry.clone(),
+                policy: self.policy.clone(),
                 options: options.clone(),
             };
             async move { pull.run().await.map_err(Arc::new) }
@@ -212,6 +221,14 @@ impl ImageStore {
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<Image>> {
         self.store.find(name)
+    }
+
+    /// Whether the image policy lets something be made of this image. `asked` is what the
+    /// caller's user calls it (a name, or anything else, which counts for nothing): the rule for
+    /// that name decides, without one the rules for all of the image's names.
+    pub fn admit(&self, image: &Image, asked: Option<&str>) -> Result<(), Error> {
+        let asked = asked.and_then(|asked| Reference::parse(asked).ok());
+        Ok(self.policy.admit(image, asked.as_ref())?)
     }
 
     /// Removes the image that `name` leads to, with all its names; none is well. Its layers go

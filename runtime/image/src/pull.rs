@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::layers::{Blobs, Layers, blocking};
 use crate::manifest::{self, Descriptor, Document, Manifest};
 use crate::platform::Platform;
+use crate::policy::{self, Policy, Subject};
 use crate::progress::{Meter, PullState};
 use crate::reference::Reference;
 use crate::registry::{Credentials, Fetched, RegistryConfig, Source};
@@ -26,6 +27,7 @@ pub(crate) struct Pull {
     #[allow(dead_code, reason = "sent with the next slice")]
     pub(crate) credentials: Option<Credentials>,
     pub(crate) registry: RegistryConfig,
+    pub(crate) policy: Arc<Policy>,
     #[allow(dead_code, reason = "followed with the next slice")]
     pub(crate) options: PullOptions,
 }
@@ -33,15 +35,21 @@ pub(crate) struct Pull {
 impl Pull {
     /// Does all of it. Dropping the future stops it; nothing is listed before all is there.
     pub(crate) async fn run(self) -> Result<ImageId, Error> {
-        let Self { store, layers, reference, registry, .. } = self;
+        let Self { store, layers, reference, registry, policy, .. } = self;
+        policy::check_name(&policy, &reference)?;
         let entry = layers.board.enter(reference.to_string());
         let source = {
             let reference = reference.clone();
             blocking(move || Ok(Arc::new(Source::new(&reference, &registry)?))).await?
         };
         let top = source.top().await?;
-        let repo_digest = reference.pinned(&top.digest);
+        let (top_digest, top_bytes) = (top.digest.clone(), top.bytes.clone());
         let (manifest, manifest_bytes) = choose(&source, top).await?;
+        let mut subjects = vec![Subject { digest: &top_digest, bytes: &top_bytes }];
+        if manifest.digest != top_digest {
+            subjects.push(Subject { digest: &manifest.digest, bytes: &manifest_bytes });
+        }
+        let verified = policy::check(&policy, &reference, &subjects, &*source).await?;
         let config_bytes = source.small_blob(&manifest.config).await?;
         let (_, diff_ids) = manifest::parse_config(&manifest, &config_bytes)?;
         let holds = layers.all(&source, &manifest.layers, &diff_ids, &entry).await?;
@@ -51,7 +59,8 @@ impl Pull {
             config_text: manifest::text(&manifest.config.digest, config_bytes)?,
             layers: holds.iter().map(|hold| hold.record.key.clone()).collect(),
             tag: reference.tag().map(|_| reference.to_string()),
-            repo_digest: Some(repo_digest),
+            repo_digest: Some(reference.pinned(&top_digest)),
+            verified,
             manifest,
         };
         let id = blocking(move || Ok(store.add_image(image)?)).await?;

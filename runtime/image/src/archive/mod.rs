@@ -155,6 +155,7 @@ fn list(store: &Store, plan: Plan, holds: &[Arc<LayerHold>]) -> Result<Loaded, E
         layers: holds.iter().map(|hold| hold.record.key.clone()).collect(),
         tag: first.filter(|name| name.tag().is_some()).map(Reference::to_string),
         repo_digest: first.zip(plan.pin.as_ref()).map(|(name, digest)| name.pinned(digest)),
+        verified: None,
         manifest: plan.manifest,
     };
     tags.extend(image.tag.clone());

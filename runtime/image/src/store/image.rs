@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::layer::LayerKey;
 use crate::digest::Digest;
 use crate::manifest::Descriptor;
+use crate::policy::Verification;
 
 /// The version of image records this program writes.
 pub(crate) const VERSION: u32 = 1;
@@ -64,6 +65,12 @@ impl Image {
         user.parse().map_or_else(|_| ImageUser::Name(user.to_owned()), ImageUser::Uid)
     }
 
+    /// What was verified of it, as the image policy asked.
+    #[must_use]
+    pub fn verified(&self) -> &[Verification] {
+        &self.record.verified
+    }
+
     /// How many layers it has.
     #[must_use]
     pub fn layer_count(&self) -> usize {
@@ -90,6 +97,8 @@ pub(crate) struct ImageRecord {
     /// The unpacked layers, bottom first.
     pub(crate) layers: Vec<LayerKey>,
     pub(crate) pinned: bool,
+    #[serde(default)]
+    pub(crate) verified: Vec<Verification>,
 }
 
 /// A blob as the manifest names it.

@@ -6,6 +6,7 @@ use super::image::{BlobRecord, Image, ImageRecord, VERSION};
 use super::layer::LayerKey;
 use super::{Error, ImageId, Store, record};
 use crate::manifest::Manifest;
+use crate::policy::Verification;
 use crate::reference::Reference;
 
 /// An image whose layers are all in the store.
@@ -19,6 +20,8 @@ pub(crate) struct NewImage {
     pub(crate) tag: Option<String>,
     /// `name@digest`, if a registry's or archive's digest is known.
     pub(crate) repo_digest: Option<String>,
+    /// What the image policy asked for and got.
+    pub(crate) verified: Option<Verification>,
 }
 
 impl Store {
@@ -145,6 +148,7 @@ impl NewImage {
             blobs: self.manifest.layers.iter().map(BlobRecord::from).collect(),
             layers: self.layers,
             pinned: false,
+            verified: self.verified.into_iter().collect(),
         };
         (record, self.tag, self.repo_digest)
     }
@@ -157,6 +161,12 @@ fn merged((mut record, tag, digest): Parts, known: Option<&Image>, serial: u64) 
     record.serial = serial;
     record.repo_tags = sorted(tags);
     record.repo_digests = sorted(digests);
+    let known_verified = known.into_iter().flat_map(|image| image.verified());
+    for earlier in known_verified {
+        if !record.verified.iter().any(|new| new.replaces(earlier)) {
+            record.verified.push(earlier.clone());
+        }
+    }
     record.pinned = known.is_some_and(|image| image.pinned);
     record
 }
