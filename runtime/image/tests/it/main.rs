@@ -9,6 +9,8 @@ mod badtars;
 #[cfg(test)]
 mod conduct;
 #[cfg(test)]
+mod cosign;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod https;
@@ -26,6 +28,8 @@ mod oracle;
 mod pull;
 #[cfg(test)]
 mod registry;
+#[cfg(test)]
+mod signed;
 #[cfg(test)]
 mod store;
 #[cfg(test)]

@@ -93,9 +93,14 @@ async fn reopen(dir: &TempDir, store: Arc<ImageStore>) -> Arc<ImageStore> {
 
 /// As after a kill: what was to be done in the background was not.
 async fn open_again(dir: &TempDir, store: Arc<ImageStore>) -> Arc<ImageStore> {
+    let config = StoreConfig::new(dir.path().join("image"));
+    open_with(config, store).await
+}
+
+/// Ends the store and opens it anew, with this configuration.
+pub(crate) async fn open_with(config: StoreConfig, store: Arc<ImageStore>) -> Arc<ImageStore> {
     drop(store);
     // The lock goes with the background task, which ends at its next await.
-    let config = StoreConfig::new(dir.path().join("image"));
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
     loop {
         match ImageStore::open(config.clone()).await {
