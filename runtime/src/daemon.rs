@@ -13,6 +13,7 @@ mod attachments;
 mod endpoint;
 mod lock;
 mod notify;
+mod policy;
 mod preload;
 mod scrape;
 mod signals;
@@ -58,6 +59,9 @@ pub enum Error {
     /// The image store can't be opened.
     #[error("open the image store: {}", .0.report())]
     Images(berth_image::Error),
+    /// The image policy can't be kept.
+    #[error("image policy")]
+    Policy(#[from] policy::Error),
     /// The networks can't be opened.
     #[error("open the networks")]
     Networks(#[from] berth_network::Error),
@@ -123,7 +127,11 @@ struct Parts {
 }
 
 async fn build(config: &Config) -> Result<Parts, Error> {
-    let images = ImageStore::open(StoreConfig::new(config.root.join("image")));
+    let images = ImageStore::open(StoreConfig {
+        policy: Arc::new(policy::load(&config.image.policy)?),
+        pinned: config.image.pinned.clone(),
+        ..StoreConfig::new(config.root.join("image"))
+    });
     let networks = Networks::open(NetworkConfig {
         conf_dir: config.network.conf_dir.clone(),
         bin_dirs: config.network.bin_dirs.clone(),

@@ -20,6 +20,7 @@ mod flight;
 mod inspect;
 mod layers;
 mod manifest;
+mod pins;
 mod platform;
 pub mod policy;
 mod progress;
@@ -50,6 +51,7 @@ pub use unpack::{Error as UnpackError, Piece, TarError};
 
 use flight::Flights;
 use layers::{Layers, blocking};
+use pins::Pins;
 use policy::Policy;
 use store::Store;
 
@@ -64,6 +66,8 @@ pub struct StoreConfig {
     pub keep_blobs: bool,
     /// Which images may be used.
     pub policy: Arc<Policy>,
+    /// Names of images that are pinned; `*` stands for any text.
+    pub pinned: Vec<String>,
 }
 
 impl StoreConfig {
@@ -71,7 +75,7 @@ impl StoreConfig {
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         let policy = Arc::new(Policy::default());
-        Self { root: root.into(), parallel_layers: 4, keep_blobs: false, policy }
+        Self { root: root.into(), parallel_layers: 4, keep_blobs: false, policy, pinned: Vec::new() }
     }
 }
 
@@ -92,6 +96,7 @@ pub struct ImageStore {
     store: Arc<Store>,
     layers: Arc<Layers>,
     policy: Arc<Policy>,
+    pins: Pins,
     pulls: Flights<PullKey, Result<ImageId, Arc<Error>>>,
     janitor: JoinHandle<()>,
 }
@@ -114,8 +119,8 @@ impl ImageStore {
         let (store, config) = store.await?;
         let layers = Arc::new(Layers::new(store.clone(), config.parallel_layers));
         let janitor = tokio::spawn(keep_tidy(store.clone()));
-        let policy = config.policy;
-        Ok(Arc::new(Self { store, layers, policy, pulls: Flights::new(), janitor }))
+        let (policy, pins) = (config.policy, Pins::new(&config.pinned));
+        Ok(Arc::new(Self { store, layers, policy, pins, pulls: Flights::new(), janitor }))
     }
 
     /// Pulls an image and returns its id. Equal pulls under way are joined; when the last
@@ -223,10 +228,22 @@ impl ImageStore {
         self.store.find(name)
     }
 
+    /// Whether the image is to be left by whoever makes room. [`remove`](Self::remove) asks
+    /// nobody.
+    #[must_use]
+    pub fn pinned(&self, image: &Image) -> bool {
+        self.pins.hold(image)
+    }
+
     /// Whether the image policy lets something be made of this image. `asked` is what the
     /// caller's user calls it (a name, or anything else, which counts for nothing): the rule for
     /// that name decides, without one the rules for all of the image's names.
     pub fn admit(&self, image: &Image, asked: Option<&str>) -> Result<(), Error> {
+        let is_id = |name: &str| {
+            let hex = name.strip_prefix("sha256:").unwrap_or(name);
+            image.id.hex().starts_with(hex)
+        };
+        let asked = asked.filter(|name| !is_id(name));
         let asked = asked.and_then(|asked| Reference::parse(asked).ok());
         Ok(self.policy.admit(image, asked.as_ref())?)
     }

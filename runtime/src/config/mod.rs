@@ -3,12 +3,14 @@
 //! An unknown key is an error that names the key and its line; a value that can't be used is
 //! one that names the key and the value. No file at all means the defaults.
 
+mod policy;
 mod raw;
 mod resolved;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use policy::{ImagePolicy, PolicyAction, PolicyRule};
 pub use resolved::{
     Cgroup, CgroupDriver, Config, Cri, Image, InvalidValue, Log, Metrics, Network, Registry,
     Reloadable, Shim,

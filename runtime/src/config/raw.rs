@@ -50,6 +50,26 @@ pub(super) struct Registry {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Image {
     pub(super) preload: Option<PathBuf>,
+    pub(super) pinned: Option<Vec<String>>,
+    pub(super) policy: ImagePolicy,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ImagePolicy {
+    pub(super) action: Option<String>,
+    pub(super) keys: Option<Vec<PathBuf>>,
+    pub(super) match_repository: Option<bool>,
+    pub(super) rule: Vec<PolicyRule>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PolicyRule {
+    pub(super) prefix: Option<String>,
+    pub(super) action: Option<String>,
+    pub(super) keys: Option<Vec<PathBuf>>,
+    pub(super) match_repository: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
+use super::policy::{self, ImagePolicy};
 use super::raw::Raw;
 
 /// The longest file name that a socket may have: with it the name `/proc/self/fd/N/NAME`, by
@@ -85,6 +86,10 @@ pub struct Registry {
 pub struct Image {
     /// A directory whose `*.tar` files are imported at start.
     pub preload: Option<PathBuf>,
+    /// Names of images that kubelet's garbage collection must leave, with `*` for any text.
+    pub pinned: Vec<String>,
+    /// Which images may be used.
+    pub policy: ImagePolicy,
 }
 
 /// Shims.
@@ -171,6 +176,16 @@ pub enum InvalidValue {
         /// The value.
         value: String,
     },
+    /// A value of the image policy that can't be used.
+    #[error("{key}: {value:?}: {why}")]
+    Policy {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Not a log level.
     #[error("log.level: {value:?}: {reason}")]
     Level {
@@ -204,6 +219,8 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
         },
         image: Image {
             preload: raw.image.preload.map(|p| absolute("image.preload", p)).transpose()?,
+            pinned: raw.image.pinned.unwrap_or_default(),
+            policy: policy::resolve(raw.image.policy)?,
         },
         shim: Shim {
             binary: path(
@@ -240,7 +257,7 @@ fn directory(
 }
 
 /// Normalises slashes; keeps symlinks as they are.
-fn absolute(key: &'static str, value: PathBuf) -> Result<PathBuf, InvalidValue> {
+pub(super) fn absolute(key: &'static str, value: PathBuf) -> Result<PathBuf, InvalidValue> {
     let climbs = value.components().any(|c| c == Component::ParentDir);
     let nul = value.as_os_str().as_encoded_bytes().contains(&0);
     if !value.is_absolute() || climbs || nul {

@@ -23,8 +23,9 @@ fn the_printed_defaults_name_every_key() {
     let value = serde_json::to_value(default()).unwrap();
     for (section, keys) in value.as_object().unwrap() {
         assert!(DEFAULT_TEXT.contains(section), "{section}");
-        for key in keys.as_object().into_iter().flatten().map(|(key, _)| key) {
-            assert!(DEFAULT_TEXT.contains(&format!("{key} = ")), "{section}.{key}");
+        for (key, value) in keys.as_object().into_iter().flatten() {
+            let table = value.is_object() && DEFAULT_TEXT.contains(&format!("[{section}.{key}]"));
+            assert!(table || DEFAULT_TEXT.contains(&format!("{key} = ")), "{section}.{key}");
         }
     }
 }
@@ -77,6 +78,22 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
         ("[network]\nconf_dir = \"net.d\"", &["network.conf_dir", "net.d"]),
         ("[registry]\nconfig_path = \"certs.d\"", &["registry.config_path", "certs.d"]),
         ("[image]\npreload = \"images\"", &["image.preload", "images"]),
+        ("[image.policy]\naction = \"maybe\"", &["image.policy.action", "maybe"]),
+        ("[image.policy]\naction = \"require\"", &["image.policy.keys", "at least one key"]),
+        ("[image.policy]\nkeys = [\"/k\"]", &["image.policy.keys", "only action"]),
+        ("[image.policy]\nmatch_repository = true", &["match_repository", "only action"]),
+        ("[image.policy]\naction = \"require\"\nkeys = [\"k\"]", &["keys", "\"k\"", "absolute"]),
+        ("[[image.policy.rule]]\naction = \"deny\"", &["image.policy.rule[0].prefix", "\"\""]),
+        ("[[image.policy.rule]]\nprefix = \"a.b\"", &["image.policy.rule[0].action", "\"\""]),
+        (
+            "[[image.policy.rule]]\nprefix = \"library\"\naction = \"deny\"",
+            &["image.policy.rule[0].prefix", "library", "docker.io/library"],
+        ),
+        (
+            "[[image.policy.rule]]\nprefix = \"a.b\"\naction = \"deny\"\n\
+             [[image.policy.rule]]\nprefix = \"A.b\"\naction = \"allow\"",
+            &["image.policy.rule[1].prefix", "another rule"],
+        ),
         ("[log]\nlevel = \"loud=very\"", &["log.level", "loud=very"]),
         ("[log]\nlevel = \"\"", &["log.level"]),
         ("[metrics]\naddress = \":9464\"", &["metrics.address", ":9464"]),
@@ -107,6 +124,18 @@ fn paths_are_normalised() {
     assert_eq!(config.root.as_os_str(), "/a/b");
     assert_eq!(config.cgroup.default_parent, "/x/y");
     assert_eq!(config.shim.cgroup, "/s");
+}
+
+#[test]
+fn the_rules_of_the_example_are_understood() {
+    let lines =
+        DEFAULT_TEXT.lines().skip_while(|line| !line.starts_with("# [[image.policy.rule]]"));
+    let lines = lines.map_while(|line| line.strip_prefix("# "));
+    let config = parse_text(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let keys = vec![PathBuf::from("/etc/berth/keys/prod.pub")];
+    let action = PolicyAction::Require { keys, match_repository: false };
+    let rule = PolicyRule { prefix: "registry.example.com/prod".to_owned(), action };
+    assert_eq!(config.image.policy, ImagePolicy { default: PolicyAction::Allow, rule: vec![rule] });
 }
 
 #[test]

@@ -6,8 +6,11 @@ use tonic::{Code, Status};
 
 use crate::pod;
 
-/// kubelet's `ErrRegistryUnavailable`.
+/// What a message must begin with for kubelet to tell these failures apart, which it does in an
+/// error of code UNKNOWN only (`k8s.io/cri-api/pkg/errors`).
 const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
+const SIGNATURE: &str = "SignatureValidationFailed";
+const IMAGE_VOLUME: &str = "ImageVolumeMountFailed";
 
 /// Why an RPC failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +32,29 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The word that kubelet knows the failure by.
+    fn word(&self) -> Option<&'static str> {
+        match self {
+            Self::Pod(error) => match error.kind() {
+                pod::Kind::Refused => Some(SIGNATURE),
+                pod::Kind::ImageVolume => Some(IMAGE_VOLUME),
+                _ => None,
+            },
+            Self::Image(error) => match error.kind() {
+                ErrorKind::Unavailable => Some(REGISTRY_UNAVAILABLE),
+                ErrorKind::Refused => Some(SIGNATURE),
+                _ => None,
+            },
+        }
+    }
+}
+
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
-        match failure.code() {
-            // kubelet knows this prefix, and sees it only in an error of code UNKNOWN.
-            Code::Unknown => Self::unknown(format!("{REGISTRY_UNAVAILABLE}: {failure}")),
-            code => Self::new(code, failure.to_string()),
+        match failure.word() {
+            Some(word) => Self::unknown(format!("{word}: {failure}")),
+            None => Self::new(failure.code(), failure.to_string()),
         }
     }
 }
@@ -46,6 +66,7 @@ fn of_pod(kind: pod::Kind) -> Code {
         pod::Kind::Invalid => Code::InvalidArgument,
         pod::Kind::NotReady => Code::FailedPrecondition,
         pod::Kind::Busy => Code::Aborted,
+        pod::Kind::Refused | pod::Kind::ImageVolume => Code::Unknown,
         pod::Kind::Deadline => Code::DeadlineExceeded,
         pod::Kind::Unavailable => Code::Unavailable,
         pod::Kind::Internal => Code::Internal,
@@ -58,7 +79,7 @@ fn of_image(kind: ErrorKind) -> Code {
         ErrorKind::Exists => Code::AlreadyExists,
         ErrorKind::Invalid => Code::InvalidArgument,
         ErrorKind::Unauthorized => Code::Unauthenticated,
-        ErrorKind::Unavailable => Code::Unknown,
+        ErrorKind::Unavailable | ErrorKind::Refused => Code::Unknown,
         ErrorKind::Full => Code::ResourceExhausted,
         ErrorKind::Cancelled => Code::Cancelled,
         _ => Code::Internal,
@@ -83,6 +104,8 @@ mod tests {
             (Kind::Invalid, Code::InvalidArgument),
             (Kind::NotReady, Code::FailedPrecondition),
             (Kind::Busy, Code::Aborted),
+            (Kind::Refused, Code::Unknown),
+            (Kind::ImageVolume, Code::Unknown),
             (Kind::Deadline, Code::DeadlineExceeded),
             (Kind::Unavailable, Code::Unavailable),
             (Kind::Internal, Code::Internal),
@@ -99,6 +122,7 @@ mod tests {
             (ErrorKind::Invalid, Code::InvalidArgument),
             (ErrorKind::Unauthorized, Code::Unauthenticated),
             (ErrorKind::Unavailable, Code::Unknown),
+            (ErrorKind::Refused, Code::Unknown),
             (ErrorKind::Full, Code::ResourceExhausted),
             (ErrorKind::Cancelled, Code::Cancelled),
             (ErrorKind::Internal, Code::Internal),

@@ -39,7 +39,11 @@ pub(super) fn list(
         "" => front.images.list(),
         name => front.images.find(name).into_iter().collect(),
     };
-    Ok(cri::ListImagesResponse { images: images.iter().map(|one| render::image(one)).collect() })
+    Ok(cri::ListImagesResponse { images: images.iter().map(|one| row(front, one)).collect() })
+}
+
+fn row(front: &Front, image: &Image) -> cri::Image {
+    render::image(image, front.images.pinned(image))
 }
 
 /// An image that is not there is an empty answer, not an error.
@@ -52,7 +56,7 @@ pub(super) fn status(
         return Ok(cri::ImageStatusResponse::default());
     };
     Ok(cri::ImageStatusResponse {
-        image: Some(render::image(&image)),
+        image: Some(row(front, &image)),
         info: if request.verbose { info(&image) } else { HashMap::new() },
     })
 }
@@ -77,6 +81,6 @@ pub(super) fn fs_info(front: &Front) -> cri::ImageFsInfoResponse {
 }
 
 fn info(image: &Arc<Image>) -> HashMap<String, String> {
-    let value = json!({ "imageSpec": image.config });
+    let value = json!({ "imageSpec": image.config, "verified": image.verified() });
     HashMap::from([("info".to_owned(), value.to_string())])
 }

@@ -99,6 +99,12 @@ fn find(env: &PodEnv, record: &mut ContainerRecord) -> Result<Image> {
     let name = &record.spec.image;
     let found = env.house.images.find(name);
     let image = found.ok_or_else(|| Error::NoImage { name: name.clone() })?;
+    let asked = match record.spec.user_specified_image.as_str() {
+        "" => name,
+        user_specified => user_specified,
+    };
+    let admitted = env.house.images.admit(&image, asked);
+    admitted.map_err(|e| Error::port("use the image", e))?;
     record.image_id.clone_from(&image.id);
     record.image_ref.clone_from(&image.reference);
     Ok(image)

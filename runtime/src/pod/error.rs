@@ -20,6 +20,10 @@ pub enum Kind {
     NotReady,
     /// Other work is in the way.
     Busy,
+    /// The image policy does not let the image be used.
+    Refused,
+    /// An image volume can't be mounted.
+    ImageVolume,
     /// Not done in time.
     Deadline,
     /// A part outside (shim, network plugin) does not answer, or the daemon is draining.

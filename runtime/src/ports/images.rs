@@ -17,6 +17,10 @@ impl Images for ImageStore {
         Self::find(self, name).map(|image| told(&image))
     }
 
+    fn admit(&self, image: &Image, asked: &str) -> Result<(), PortError> {
+        Self::admit(self, &*known(self, image)?, Some(asked)).map_err(failed)
+    }
+
     fn prepare<'a>(&'a self, container: &'a ContainerId, image: &'a Image) -> Pending<'a, Rootfs> {
         Box::pin(async move {
             let found = known(self, image)?;
@@ -52,6 +56,7 @@ fn failed(error: berth_image::Error) -> PortError {
     let kind = match error.kind() {
         ErrorKind::NotFound => Kind::NotFound,
         ErrorKind::Invalid => Kind::Invalid,
+        ErrorKind::Refused => Kind::Refused,
         _ => Kind::Internal,
     };
     PortError { kind, source: error.report().to_string().into() }

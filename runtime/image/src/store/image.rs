@@ -29,8 +29,6 @@ pub struct Image {
     pub size: u64,
     /// The image's configuration, as in the OCI image specification.
     pub config: ImageConfiguration,
-    /// Not to be removed by kubelet's garbage collection.
-    pub pinned: bool,
     pub(crate) record: Arc<ImageRecord>,
 }
 
@@ -51,7 +49,6 @@ impl Image {
             repo_digests: record.repo_digests.clone(),
             size: record.size(),
             config: serde_json::from_str(&record.config)?,
-            pinned: record.pinned,
             record: Arc::new(record),
         })
     }
@@ -96,7 +93,6 @@ pub(crate) struct ImageRecord {
     pub(crate) blobs: Vec<BlobRecord>,
     /// The unpacked layers, bottom first.
     pub(crate) layers: Vec<LayerKey>,
-    pub(crate) pinned: bool,
     #[serde(default)]
     pub(crate) verified: Vec<Verification>,
 }

@@ -147,7 +147,6 @@ impl NewImage {
             config: self.config_text,
             blobs: self.manifest.layers.iter().map(BlobRecord::from).collect(),
             layers: self.layers,
-            pinned: false,
             verified: self.verified.into_iter().collect(),
         };
         (record, self.tag, self.repo_digest)
@@ -167,7 +166,6 @@ fn merged((mut record, tag, digest): Parts, known: Option<&Image>, serial: u64) 
             record.verified.push(earlier.clone());
         }
     }
-    record.pinned = known.is_some_and(|image| image.pinned);
     record
 }
 

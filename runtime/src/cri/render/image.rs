@@ -6,7 +6,7 @@ use berth_image::{FsUsage, Image};
 use berth_proto::cri;
 
 /// The image in lists and status.
-pub(in crate::cri) fn image(image: &Image) -> cri::Image {
+pub(in crate::cri) fn image(image: &Image, pinned: bool) -> cri::Image {
     let config = image.config.config().as_ref();
     let user = config.and_then(|config| config.user().as_deref()).unwrap_or_default();
     let (uid, username) = self::user(user);
@@ -18,7 +18,7 @@ pub(in crate::cri) fn image(image: &Image) -> cri::Image {
         uid,
         username,
         spec: None,
-        pinned: image.pinned,
+        pinned,
     }
 }
 
