@@ -75,7 +75,13 @@ impl StoreConfig {
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         let policy = Arc::new(Policy::default());
-        Self { root: root.into(), parallel_layers: 4, keep_blobs: false, policy, pinned: Vec::new() }
+        Self {
+            root: root.into(),
+            parallel_layers: 4,
+            keep_blobs: false,
+            policy,
+            pinned: Vec::new(),
+        }
     }
 }
 

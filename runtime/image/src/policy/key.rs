@@ -61,10 +61,7 @@ impl PublicKey {
         let key = Self { id: Digest::of(&spki), spki };
         // A wrong signature tells more than that the key's algorithm is unknown.
         let usable = ALGORITHMS.iter().any(|algorithm| {
-            matches!(
-                key.verify_by(*algorithm, b"", b""),
-                Err(Webpki::InvalidSignatureForPublicKey)
-            )
+            matches!(key.verify_by(*algorithm, b"", b""), Err(Webpki::InvalidSignatureForPublicKey))
         });
         if usable { Ok(key) } else { Err(InvalidKey::Algorithm) }
     }

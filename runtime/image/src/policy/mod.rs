@@ -105,9 +105,7 @@ impl Verification {
 pub(crate) fn check_name(policy: &Policy, reference: &Reference) -> Result<(), Error> {
     let rule = policy.rule(Some(&reference.name()));
     match rule.action() {
-        Action::Deny => {
-            Err(Error::Denied { name: reference.to_string(), rule: rule.to_string() })
-        }
+        Action::Deny => Err(Error::Denied { name: reference.to_string(), rule: rule.to_string() }),
         _ => Ok(()),
     }
 }

@@ -129,13 +129,28 @@ mod tests {
 
     #[test]
     fn prefixes_are_whole_names() {
-        for good in ["docker.io", "docker.io/library", "localhost:5000/a/b", "[::1]:5000", "a.b/c-d"] {
+        for good in
+            ["docker.io", "docker.io/library", "localhost:5000/a/b", "[::1]:5000", "a.b/c-d"]
+        {
             assert!(Rule::new(good, Action::Deny).is_ok(), "{good}");
         }
         let bad = [
-            "", "/", "library", "busybox", "a/b", "docker.io/", "docker.io//a", "index.docker.io/a",
-            "docker.io/A", "docker.io/a:latest", "docker.io/a@sha256:0", "https://docker.io", "*",
-            "a.b/*", " a.b", "a.b ",
+            "",
+            "/",
+            "library",
+            "busybox",
+            "a/b",
+            "docker.io/",
+            "docker.io//a",
+            "index.docker.io/a",
+            "docker.io/A",
+            "docker.io/a:latest",
+            "docker.io/a@sha256:0",
+            "https://docker.io",
+            "*",
+            "a.b/*",
+            " a.b",
+            "a.b ",
         ];
         for bad in bad {
             let error = Rule::new(bad, Action::Deny).unwrap_err().to_string();

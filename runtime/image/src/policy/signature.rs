@@ -89,10 +89,16 @@ pub struct Signature {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Form {
-    Simple { payload: Vec<u8> },
-    Envelope { payload: Vec<u8> },
+    Simple {
+        payload: Vec<u8>,
+    },
+    Envelope {
+        payload: Vec<u8>,
+    },
     /// Of the manifest itself; the digest is what the bundle says of it.
-    Message { digest: Option<Vec<u8>> },
+    Message {
+        digest: Option<Vec<u8>>,
+    },
 }
 
 fn malformed(what: &str, error: impl std::fmt::Display) -> Unfit {
@@ -228,7 +234,10 @@ struct RawSignature {
 impl RawEnvelope {
     fn check(self) -> Result<Signature, Unfit> {
         if self.payload_type != STATEMENT_TYPE {
-            return Err(Unfit::Malformed(format!("envelope: payload type {:?}", self.payload_type)));
+            return Err(Unfit::Malformed(format!(
+                "envelope: payload type {:?}",
+                self.payload_type
+            )));
         }
         // As the bundle's specification demands: exactly one.
         let [signature] = self.signatures.as_slice() else {

@@ -138,11 +138,15 @@ fn a_good_signature_of_another_image_is_none() {
 
 #[test]
 fn an_attestation_is_no_signature() {
-    let keys = PublicKey::all_from_pem(include_bytes!("../../tests/vectors/cosign/attestation.pub"));
+    let keys =
+        PublicKey::all_from_pem(include_bytes!("../../tests/vectors/cosign/attestation.pub"));
     let bundle = include_bytes!("../../tests/vectors/cosign/attestation.bundle.json");
     let signature = Signature::bundle(bundle).unwrap();
     let verified = with_subject(MANIFEST, |subject| signature.verify(&keys.unwrap(), subject));
-    assert_eq!(verified, Err(Unfit::Attestation("https://cosign.sigstore.dev/attestation/v1".into())));
+    assert_eq!(
+        verified,
+        Err(Unfit::Attestation("https://cosign.sigstore.dev/attestation/v1".into()))
+    );
 }
 
 #[test]
@@ -281,7 +285,9 @@ fn bundles_of_other_shapes_are_told_apart() {
     let good = maker.bundle(&good_statement().to_string());
     let signature = good["dsseEnvelope"]["signatures"][0].clone();
     let version = |v: &str| json!(format!("application/vnd.dev.sigstore.bundle{v}"));
-    assert!(maker.verify(&changed(good.clone(), "/mediaType", version("+json;version=0.3"))).is_ok());
+    assert!(
+        maker.verify(&changed(good.clone(), "/mediaType", version("+json;version=0.3"))).is_ok()
+    );
     let cases = [
         ("/mediaType", version("+json;version=0.2"), "is not that of version 0.3"),
         ("/verificationMaterial", json!({"certificate": {"rawBytes": ""}}), "with a certificate"),

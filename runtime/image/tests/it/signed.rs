@@ -153,7 +153,8 @@ async fn signatures_that_do_not_do_are_told_with_their_reasons() {
     let other = Blob { bytes: b"{}".to_vec(), ..image.manifest.clone() };
     let foreign = Signer::new().bundle(&image.manifest);
     let elsewhere = signer.bundle(&other);
-    let junk = referring(&image.manifest, Blob { bytes: b"junk".to_vec(), ..bundle_blob(&foreign) });
+    let junk =
+        referring(&image.manifest, Blob { bytes: b"junk".to_vec(), ..bundle_blob(&foreign) });
     let large = Blob { bytes: vec![b' '; (1 << 20) + 1], ..bundle_blob(&foreign) };
     let large = referring(&image.manifest, large);
     let gone = signer.bundle(&image.manifest);
