@@ -94,19 +94,21 @@ fn impossible_limit() {
 fn denied_devices() {
     let bench = Bench::new();
     let script = "cat /dev/kmsg-like >/dev/null; echo; dd if=/dev/zero of=/dev/null count=1; \
-        dd if=/dev/allowed bs=1 count=1 >/dev/null";
+        dd if=/dev/allowed bs=1 count=1 >/dev/null; (: >/dev/allowed)";
     let mut spec = bench.spec(script);
     spec["linux"]["devices"] = json!([
         {"path": "/dev/kmsg-like", "type": "c", "major": 1, "minor": 11},
-        {"path": "/dev/allowed", "type": "c", "major": 1, "minor": 1},
+        // tun: opening it asks for no capability.
+        {"path": "/dev/allowed", "type": "c", "major": 10, "minor": 200},
     ]);
     spec["linux"]["resources"] = json!({"devices": [
         {"allow": false, "access": "rwm"},
-        {"allow": true, "type": "c", "major": 1, "minor": 1, "access": "r"},
+        {"allow": true, "type": "c", "major": 10, "minor": 200, "access": "r"},
     ]});
     let (text, _) = bench.run(&spec);
     assert!(text.contains("/dev/kmsg-like': Operation not permitted"), "{text}");
-    assert_eq!(text.matches("not permitted").count(), 1, "{text}");
+    assert!(text.contains("/dev/allowed: Operation not permitted"), "to write: {text}");
+    assert_eq!(text.matches("not permitted").count(), 2, "{text}");
 }
 
 fn oom() {

@@ -11,8 +11,6 @@ mount -t securityfs securityfs /sys/kernel/security
 mount -t bpf bpf /sys/fs/bpf
 mount --make-rshared /
 hostname berth-vm
-ip link add dummy0 type dummy
-ip link set dummy0 up
 /berth/guest/run.sh
 # Not reached: the runner turns the machine off.
 echo o >/proc/sysrq-trigger

@@ -6,6 +6,8 @@ stty -F /dev/ttyS1 raw -echo
 exec </dev/null >/dev/ttyS1 2>&1
 mount /dev/vdc /tmp && chmod 1777 /tmp
 ip link set lo up
+# A host has more than lo.
+ip link add dummy0 type dummy
 echo "@@vm up $(uname -r) $(cat /proc/1/comm) $(cat /sys/fs/cgroup/cgroup.controllers)"
 cd /tmp || exit 1
 while read -r name seconds; do
