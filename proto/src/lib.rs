@@ -35,7 +35,6 @@ pub mod cri {
 #[cfg(feature = "cri")]
 #[expect(
     missing_docs,
-    clippy::all,
     clippy::too_many_lines,
     clippy::allow_attributes_without_reason,
     reason = "generated code"

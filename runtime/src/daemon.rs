@@ -32,6 +32,7 @@ use tonic::codegen::tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::config::Config;
+use crate::control;
 use crate::cri::{self, Front};
 use crate::metrics::Metrics;
 use crate::pod::{self, Options, Roster};
@@ -180,6 +181,7 @@ async fn serve(
         .layer(cri::Deadlines)
         .add_service(runtime)
         .add_service(image)
+        .add_service(control::service(Arc::clone(front)))
         .serve_with_incoming_shutdown(connections, async { drop(stopped.await) });
     notify::ready();
     tracing::info!(socket = %front.config.cri.socket.display(), "serving");

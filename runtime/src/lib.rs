@@ -5,12 +5,14 @@
 //! - [`shim`]: the client side of a pod's shim.
 //! - [`store`]: records on disk. [`recover`]: records + shims + kernel -> pods.
 //! - [`ports`]: what pods need of images and networks.
+//! - [`cri`], [`control`]: the doors for kubelet and for the operator.
 //! - [`failpoint`]: named steps that tests make fail. [`clock`]: time and boot.
 #![forbid(unsafe_code)]
 
 mod bandwidth;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod cri;
 pub mod daemon;
 pub mod failpoint;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// A relay; ends with its value.
@@ -22,6 +23,8 @@ struct Shared {
     target: SocketAddr,
     /// Bytes towards the node that may still pass; `u64::MAX` means no limit.
     allowance: AtomicU64,
+    /// When so many bytes have passed in all, nothing moves; `u64::MAX` means never.
+    hold: watch::Sender<u64>,
     passed: AtomicU64,
     connections: AtomicU64,
 }
@@ -35,6 +38,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             target,
             allowance: AtomicU64::new(u64::MAX),
+            hold: watch::Sender::new(u64::MAX),
             passed: AtomicU64::new(0),
             connections: AtomicU64::new(0),
         });
@@ -53,8 +57,14 @@ impl Proxy {
         self.shared.allowance.store(bytes, Ordering::SeqCst);
     }
 
+    /// After so many more bytes (and what is under way) nothing moves, until [`Proxy::mend`].
+    pub fn hold_after(&self, bytes: u64) {
+        self.shared.hold.send_replace(self.passed().saturating_add(bytes));
+    }
+
     /// Lets everything pass again.
     pub fn mend(&self) {
+        self.shared.hold.send_replace(u64::MAX);
         self.shared.allowance.store(u64::MAX, Ordering::SeqCst);
     }
 
@@ -93,6 +103,7 @@ async fn relay(node: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
     let down = async {
         loop {
             let count = registry_in.read(&mut buffer).await?;
+            shared.let_through().await;
             let granted = shared.take(count);
             let Some(bytes) = buffer.get(..granted).filter(|bytes| !bytes.is_empty()) else {
                 return std::io::Result::Ok(());
@@ -110,6 +121,12 @@ async fn relay(node: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
 }
 
 impl Shared {
+    async fn let_through(&self) {
+        let passes = |hold: &u64| self.passed.load(Ordering::SeqCst) < *hold;
+        // The sender is this very value's.
+        let _ = self.hold.subscribe().wait_for(passes).await;
+    }
+
     /// How many of these bytes may pass.
     fn take(&self, count: usize) -> usize {
         let wanted = count as u64;

@@ -34,12 +34,12 @@ pub(crate) fn dist(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The daemon, and beside it the program that demo and benchmark are made of.
+/// The daemon and the operator's command, and beside them the program that demo and benchmark are made of.
 fn daemon(workspace: &Workspace) -> Result<()> {
     let args = ["build", "--release", "--package=berth-runtime", "--package=berth-perf"];
     sh::run(&mut sh::cargo(workspace, args))?;
     let built = workspace.target.join("release");
-    install(&built, &workspace.dist(), &["berthd"])
+    install(&built, &workspace.dist(), &["berthd", "berthctl"])
 }
 
 fn statics(workspace: &Workspace) -> Result<()> {

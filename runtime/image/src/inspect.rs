@@ -46,6 +46,8 @@ pub struct LayerInspection {
     pub unpacked_inodes: u64,
     /// How many images have it, this one included.
     pub images: usize,
+    /// Its compressed blob is kept.
+    pub blob_kept: bool,
 }
 
 pub(crate) fn inspect(store: &Store, image: &Arc<Image>) -> Result<Inspection, Error> {
@@ -72,6 +74,7 @@ pub(crate) fn inspect(store: &Store, image: &Arc<Image>) -> Result<Inspection, E
             unpacked_inodes: layer.inodes,
             images: all.iter().filter(|image| image.record.layers.contains(&layer.key)).count(),
             key: layer.key.to_string(),
+            blob_kept: store.blobs.open(&blob.digest).is_some(),
         },
     );
     Ok(Inspection {

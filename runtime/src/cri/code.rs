@@ -73,7 +73,7 @@ fn of_pod(kind: pod::Kind) -> Code {
     }
 }
 
-fn of_image(kind: ErrorKind) -> Code {
+pub(crate) fn of_image(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::Exists => Code::AlreadyExists,

@@ -34,6 +34,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::pod::Roster;
 
+pub(crate) use code::of_image;
 pub use deadline::Deadlines;
 
 /// The largest message, both ways: what kubelet takes.
