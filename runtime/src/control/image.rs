@@ -70,7 +70,9 @@ pub(super) async fn inspect(
     let found = front.images.inspect(&request.image).await;
     let found = found.map_err(|error| fault::of("ImageInspect", &error))?;
     let missing = || Status::not_found(format!("no image {:?}", request.image));
-    found.map(render::inspection).ok_or_else(missing)
+    let found = found.ok_or_else(missing)?;
+    let pinned = front.images.pinned(&found.image);
+    Ok(render::inspection(found, pinned))
 }
 
 pub(super) async fn load(

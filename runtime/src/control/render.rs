@@ -59,19 +59,26 @@ pub(super) fn loaded(image: &Loaded) -> control::loaded::Image {
 }
 
 /// All that is known of an image.
-pub(super) fn inspection(found: Inspection) -> control::ImageInspectResponse {
+pub(super) fn inspection(found: Inspection, pinned: bool) -> control::ImageInspectResponse {
     let image = &found.image;
+    let verified = image.verified().iter().map(|one| control::Verification {
+        rule: one.rule.clone(),
+        key: one.key.to_string(),
+        subject: one.subject.to_string(),
+        repository: one.repository.clone(),
+    });
+    let verifications = verified.collect();
     control::ImageInspectResponse {
         id: image.id.to_string(),
         tags: image.repo_tags.clone(),
         digests: image.repo_digests.clone(),
-        pinned: image.pinned,
+        pinned,
         size: image.size,
         manifest_digest: found.manifest_digest.to_string(),
         manifest: found.manifest,
         config: found.config,
         layers: found.layers.iter().map(inspected).collect(),
-        verification: String::new(),
+        verifications,
     }
 }
 

@@ -117,9 +117,15 @@ fn progress(transfer: &Transfer) -> Value {
 pub(crate) fn inspection(image: &ImageInspectResponse) -> Value {
     let document = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
     let config = document(&image.config);
+    let verified = image.verifications.iter().map(|one| {
+        json!({
+            "rule": one.rule, "key": one.key, "subject": one.subject,
+            "repository": one.repository,
+        })
+    });
     json!({
         "id": image.id, "tags": image.tags, "digests": image.digests, "pinned": image.pinned,
-        "size": image.size, "verification": image.verification,
+        "size": image.size, "verified": Value::from_iter(verified),
         "manifestDigest": image.manifest_digest, "manifest": document(&image.manifest),
         "layers": Value::from_iter(image.layers.iter().map(layer)),
         "history": config.get("history").cloned().unwrap_or(json!([])),
