@@ -16,10 +16,12 @@
 //! | [`resident`] | a process that stays: fork away, signal descriptors, small memory |
 //! | [`cgroupfs`] | one-write files and marked directories |
 //! | [`bpf`] | device rules of cgroup v2 |
+//! | [`fsctl`] | cutting a file system off its disk |
 
 pub mod bpf;
 pub mod cgroupfs;
 pub mod creds;
+pub mod fsctl;
 pub mod mount;
 pub mod netif;
 pub mod ns;
