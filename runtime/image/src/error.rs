@@ -14,6 +14,8 @@ pub enum ErrorKind {
     Exists,
     /// The request, or what the registry or archive holds, is malformed.
     Invalid,
+    /// The thing is there, but may not be used yet: try again later.
+    NotReady,
     /// The registry wants other or further credentials.
     Unauthorized,
     /// The registry cannot be reached or does not answer as it should: try again later.

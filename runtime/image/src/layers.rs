@@ -125,6 +125,8 @@ impl Layers {
         layer: Wanted,
     ) -> Result<Arc<Unpacked>, Error> {
         let mut shared = LayerState::Shared;
+        self.store.verified(&LayerKey::Diff(layer.diff_id.clone())).await;
+        self.store.verified(&LayerKey::Chain(layer.chain_id.clone())).await;
         loop {
             if let Some(hold) = self.known(&layer) {
                 layer.meter.set(shared);

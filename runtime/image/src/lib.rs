@@ -7,7 +7,8 @@
 //! - [`policy`]: which images may be used, and whose signatures they need.
 //! - `pull`, `archive`: the two ways an image comes in; `progress`: how far it has come.
 //! - `layers`, `unpack/`: each layer in one pass from the network to a directory.
-//! - `store/`: what is on disk, who needs it, what survives a crash.
+//! - `store/`: what is on disk, who needs it, what survives a crash; `heal`, `upkeep`: setting
+//!   right what did not.
 //! - `snapshot/`: writable layers, and reading from images without mounting them.
 //!
 //! Nothing here knows of pods or of gRPC.
@@ -17,6 +18,7 @@ mod archive;
 mod digest;
 mod error;
 mod flight;
+mod heal;
 mod inspect;
 mod layers;
 mod manifest;
@@ -30,6 +32,7 @@ mod registry;
 mod snapshot;
 mod store;
 mod unpack;
+mod upkeep;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,10 +49,15 @@ pub use progress::{LayerState, LayerStatus, PullState, PullStatus};
 pub use reference::{InvalidReference, Reference};
 pub use registry::{Credentials, Error as RegistryError, RegistryConfig};
 pub use snapshot::{Error as SnapshotError, Snapshot};
-pub use store::{Error as StoreError, FsUsage, Image, ImageId, ImageUser};
+pub use store::{
+    DiskUsage, Error as StoreError, FsUsage, FsckOptions, FsckReport, GcOptions, GcReport, Image,
+    ImageDisk, ImageId, ImageUser, LayerCheck, LayerDisk, LayerHealth, PathDamage, Reason, Removed,
+};
 pub use unpack::{Error as UnpackError, Piece, TarError};
+pub use upkeep::RepairReport;
 
 use flight::Flights;
+use heal::Healer;
 use layers::{Layers, blocking};
 use pins::Pins;
 use policy::Policy;
@@ -68,6 +76,15 @@ pub struct StoreConfig {
     pub policy: Arc<Policy>,
     /// Names of images that are pinned; `*` stands for any text.
     pub pinned: Vec<String>,
+    /// Where writable layers lie, if not below `root`: it may be on another file system.
+    pub writable: Option<PathBuf>,
+    /// How damaged layers are fetched again.
+    pub registry: RegistryConfig,
+    /// Layers compared with their listings at a time after a boot that may have lost data.
+    pub parallel_checks: usize,
+    /// What tells one boot of the machine from another; the kernel's boot id, if `None`. Tests
+    /// give another to a store whose file system was cut off its disk.
+    pub boot_id: Option<String>,
 }
 
 impl StoreConfig {
@@ -81,6 +98,10 @@ impl StoreConfig {
             keep_blobs: false,
             policy,
             pinned: Vec::new(),
+            writable: None,
+            registry: RegistryConfig::default(),
+            parallel_checks: 2,
+            boot_id: None,
         }
     }
 }
@@ -104,29 +125,41 @@ pub struct ImageStore {
     policy: Arc<Policy>,
     pins: Pins,
     pulls: Flights<PullKey, Result<ImageId, Arc<Error>>>,
-    janitor: JoinHandle<()>,
+    healer: Arc<Healer>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl Drop for ImageStore {
     fn drop(&mut self) {
-        self.janitor.abort();
+        self.store.closing.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
 impl ImageStore {
-    /// Opens the store. Must be called within a tokio runtime, whose tasks then do the store's
-    /// background work. Damaged records and layers that cannot be trusted after a crash are
-    /// logged and dropped; only a root that cannot be used is an error.
+    /// Opens the store, whatever lies in its directories. Must be called within a tokio runtime,
+    /// whose tasks then do the store's background work. What is damaged is logged; layers that
+    /// may not have reached the disk before a power cut are verified and, where they are damaged,
+    /// fetched again in the background. Images are listed as far as all their layers are sound.
     pub async fn open(config: StoreConfig) -> Result<Arc<Self>, Error> {
         let store = blocking(move || {
-            let store = Store::open(&config.root)?;
+            let writable = config.writable.as_ref().unwrap_or(&config.root);
+            let store = Store::open(&config.root, writable, config.boot_id.clone())?;
             Ok((store, config))
         });
         let (store, config) = store.await?;
         let layers = Arc::new(Layers::new(store.clone(), config.parallel_layers));
-        let janitor = tokio::spawn(keep_tidy(store.clone()));
         let (policy, pins) = (config.policy, Pins::new(&config.pinned));
-        Ok(Arc::new(Self { store, layers, policy, pins, pulls: Flights::new(), janitor }))
+        let healer = Arc::new(Healer {
+            store: store.clone(),
+            layers: layers.clone(),
+            registry: config.registry,
+            parallel: config.parallel_checks,
+            failures: std::sync::Mutex::default(),
+        });
+        let tasks =
+            [tokio::spawn(keep_tidy(store.clone())), tokio::spawn(healer.clone().run())];
+        Ok(Arc::new(Self { store, layers, policy, pins, pulls: Flights::new(), healer, tasks }))
     }
 
     /// Pulls an image and returns its id. Equal pulls under way are joined; when the last

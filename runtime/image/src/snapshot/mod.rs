@@ -105,6 +105,15 @@ impl Lease {
     pub(crate) fn unknown() -> Self {
         Self { version: 1, image: None, layers: Vec::new() }
     }
+
+    /// Whatever layers the container stands on, they are not known.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.image.is_none()
+    }
+
+    pub(crate) fn image(&self) -> Option<&Digest> {
+        self.image.as_ref()
+    }
 }
 
 /// Makes the container's writable layer, or finds the one there. Blocks.
@@ -127,7 +136,8 @@ pub(crate) fn prepare(
     let lease =
         Lease { version: 1, image: Some(image.id.clone()), layers: image.record.layers.clone() };
     // Made aside and renamed, so that what has the container's name is whole.
-    let staging = store.stage()?;
+    let staging = store.stage_writable()?;
+    make_root(&staging.fs())?;
     let records = store.layer_records(image)?;
     set_root(store, &staging.fs(), &records)?;
     make_root(&staging.path().join("work"))?;

@@ -52,7 +52,8 @@ impl Blobs {
         self.root.join("blobs")
     }
 
-    fn path(&self, digest: &Digest) -> PathBuf {
+    /// Where the blob lies, if it is kept whole.
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.kept().join(digest.algorithm()).join(digest.hex())
     }
 

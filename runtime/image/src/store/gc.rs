@@ -1,20 +1,57 @@
-//! What nothing needs any more goes; what is new becomes durable. Runs in the background.
+//! What nothing needs any more goes. Runs in the background; each step holds locks for moments.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use rustix::fs::{Mode, OFlags};
-use serde::Serialize;
+use super::layer::LayerKey;
+use super::usage::measured;
+use super::{Layout, State, Store};
+use crate::digest::Digest;
 
-use super::layer::{self, LayerKey};
-use super::{State, Store, Unsynced, record};
+/// Layers moved to the trash under one hold of the lock.
+pub(super) const BATCH: usize = 16;
 
-#[derive(Serialize)]
-struct Durable<'a> {
-    version: u32,
-    boot_id: &'a str,
+/// How to collect.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GcOptions {
+    /// Only say what would go.
+    pub dry_run: bool,
+}
+
+/// What a collection removed, or would remove.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// In no order that means anything.
+    pub removed: Vec<Removed>,
+}
+
+impl GcReport {
+    /// Disk space, in whole blocks.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.removed.iter().map(|one| one.bytes).fold(0, u64::saturating_add)
+    }
+}
+
+/// One thing that was removed, or would be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// Where it lay.
+    pub path: PathBuf,
+    /// Why it is not needed.
+    pub reason: &'static str,
+    /// Disk space, in whole blocks.
+    pub bytes: u64,
+    /// Files, directories and all other nodes.
+    pub inodes: u64,
+}
+
+impl Removed {
+    fn new(path: PathBuf, reason: &'static str) -> Self {
+        let (bytes, inodes) = measured(&path);
+        Self { path, reason, bytes, inodes }
+    }
 }
 
 impl Store {
@@ -26,16 +63,41 @@ impl Store {
         self.empty_trash();
     }
 
-    /// Moves layers that no image, no lease and no work under way needs to the trash.
+    /// Moves layers that no image, no lease and no work under way needs to the trash, a few at
+    /// a time.
     pub(crate) fn collect(&self) {
-        let _writer = self.writer();
-        self.collect_unneeded();
+        loop {
+            let _writer = self.writer();
+            let went = self.collect_some(BATCH);
+            if went < BATCH {
+                self.collect_retired();
+                break;
+            }
+        }
+        self.collect_blobs();
     }
 
-    /// As [`collect`](Self::collect), for those who have the writer lock.
-    pub(super) fn collect_unneeded(&self) {
+    /// Removes kept blobs that no image is made of.
+    fn collect_blobs(&self) {
+        let Some(needed) = self.needed_blobs() else { return };
+        // What is listed meanwhile has a claim on its blobs until then.
+        for blob in self.blobs.remove_unneeded(|digest| needed.contains(digest)) {
+            tracing::debug!(digest = %blob.digest, "blob removed");
+        }
+    }
+
+    /// The blobs of all images; `None`, where not all images are known.
+    fn needed_blobs(&self) -> Option<HashSet<Digest>> {
+        let state = self.read();
+        let blobs = state.images.values().flat_map(|image| &image.record.blobs);
+        (!state.blind).then(|| blobs.map(|blob| blob.digest.clone()).collect())
+    }
+
+    /// At most so many; how many it were. For those who have the writer lock.
+    pub(super) fn collect_some(&self, limit: usize) -> usize {
         let mut state = self.write();
-        let unneeded = unneeded(&state);
+        let mut unneeded = unneeded(&state);
+        unneeded.truncate(limit);
         for key in &unneeded {
             state.layers.remove(key);
         }
@@ -44,84 +106,80 @@ impl Store {
             tracing::debug!(%key, "layer removed");
             self.discard(&self.layout.layer(&key.short()));
         }
+        unneeded.len()
     }
 
-    fn sync_dir(&self, path: &Path) {
-        if let Err(error) = record::sync(path) {
-            tracing::warn!(path = %path.display(), %error, "cannot sync a directory");
+    /// Collects all garbage, also what no record knows, and says what it was. Blocks.
+    pub(crate) fn gc(&self, options: GcOptions) -> GcReport {
+        let layers = unneeded(&self.read());
+        let layers = layers.iter().map(|key| self.layout.layer(&key.short()));
+        let mut removed: Vec<_> =
+            layers.map(|path| Removed::new(path, "no image and no container needs it")).collect();
+        let orphans = self.orphans();
+        removed.extend(orphans.iter().cloned().map(|path| Removed::new(path, "no record knows it")));
+        if let Some(needed) = self.needed_blobs() {
+            let blobs = self.blobs.list().into_iter().filter(|b| !needed.contains(&b.digest));
+            let paths = blobs.map(|blob| self.blobs.path(&blob.digest));
+            removed.extend(paths.map(|path| Removed::new(path, "no image has this blob")));
         }
-    }
-
-    /// The order that survives a power cut: data, then markers, then the index entries.
-    fn sync_new(&self) {
-        let unsynced = std::mem::take(&mut *self.unsynced());
-        if let Err(error) = self.sync_all(&unsynced) {
-            // Without a marker the layers are not trusted after an unclean boot; until then
-            // they serve from memory, as any file on a failing disk.
-            tracing::error!(%error, "new layers could not be made durable");
+        for trash in self.layout.all_trash() {
+            let waiting = entries(&trash).into_iter();
+            removed.extend(waiting.map(|path| Removed::new(path, "it waits to be removed")));
         }
-    }
-
-    fn sync_all(&self, unsynced: &Unsynced) -> std::io::Result<()> {
-        if let Some(oldest) = unsynced.layers.first() {
-            // The oldest descriptor reports the errors since the first write of them all.
-            rustix::fs::syncfs(oldest)?;
-            for dir in &unsynced.layers {
-                self.mark_durable(dir.as_fd())?;
+        if !options.dry_run {
+            // What has become known meanwhile is none any more.
+            let still: HashSet<PathBuf> = self.orphans().into_iter().collect();
+            for path in orphans.iter().filter(|path| still.contains(*path)) {
+                self.discard(path);
             }
-            record::sync(&self.layout.layers())?;
+            self.tidy();
         }
-        for id in &unsynced.images {
-            match record::sync(&self.layout.image(id)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        if unsynced.images.is_empty() { Ok(()) } else { record::sync(&self.layout.images()) }
+        GcReport { removed }
     }
 
-    /// Writes through the open directory: if the layer has gone to the trash meanwhile, the
-    /// marker goes with it, and not to another layer of its name.
-    fn mark_durable(&self, dir: BorrowedFd<'_>) -> std::io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let marker: OwnedFd =
-            match rustix::fs::openat(dir, layer::DURABLE, flags, Mode::RUSR | Mode::WUSR) {
-                Ok(marker) => marker,
-                // The directory has been removed already.
-                Err(rustix::io::Errno::NOENT) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-        let mut marker = std::fs::File::from(marker);
-        serde_json::to_writer(&mut marker, &Durable { version: 1, boot_id: &self.boot_id })?;
-        marker.sync_all()?;
-        Ok(rustix::fs::fsync(dir)?)
-    }
-
-    fn empty_trash(&self) {
-        let trash = self.layout.trash();
-        let Ok(entries) = std::fs::read_dir(&trash) else { return };
-        let entries: Vec<_> = entries.flatten().collect();
-        if entries.is_empty() {
-            return;
+    /// What lies in the store's directories and is none of its things. Nothing, where not all
+    /// records could be read.
+    pub(crate) fn orphans(&self) -> Vec<PathBuf> {
+        let _writer = self.writer();
+        let state = self.read();
+        if state.blind {
+            return Vec::new();
         }
-        // That they left their places must be on disk before their contents go.
-        for dir in [self.layout.images(), self.layout.layers(), self.layout.snapshots()] {
-            self.sync_dir(&dir);
+        let layers: HashSet<String> = state.layers.keys().map(LayerKey::short).collect();
+        let known = |name: &str| name == Layout::EMPTY || layers.contains(name);
+        let mut orphans = strange(&self.layout.layers(), known);
+        for staging in self.layout.all_staging() {
+            orphans.extend(strange(&staging, |name| state.staged.contains(name)));
         }
-        for entry in entries {
-            let path = entry.path();
-            let result = match entry.file_type() {
-                Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(&path),
-                _ => std::fs::remove_file(&path),
-            };
-            if let Err(error) = result {
-                tracing::warn!(path = %path.display(), %error, "cannot remove from the trash");
-            }
-        }
+        let snapshots = |name: &str| state.snapshots.contains_key(name);
+        orphans.extend(strange(&self.layout.snapshots(), snapshots));
+        let retired: HashSet<&Path> = state.retired.iter().map(|old| old.path.as_path()).collect();
+        let retired_dir = self.layout.retired();
+        orphans.extend(strange(&retired_dir, |name| {
+            retired.contains(retired_dir.join(name).as_path())
+        }));
+        orphans
     }
 }
 
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// The entries of `dir` that are not known.
+fn strange(dir: &Path, known: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut entries = entries(dir);
+    let is_known = |path: &PathBuf| path.file_name().and_then(|n| n.to_str()).is_some_and(&known);
+    entries.retain(|path| !is_known(path));
+    entries
+}
+
+/// Layers that nothing needs. None, where not all is known that may need them.
 fn unneeded(state: &State) -> Vec<LayerKey> {
+    if state.blind || state.snapshots.values().any(|lease| lease.is_unknown()) {
+        return Vec::new();
+    }
     let mut needed: HashSet<&LayerKey> = HashSet::new();
     needed.extend(state.images.values().flat_map(|image| &image.record.layers));
     needed.extend(state.snapshots.values().flat_map(|lease| &lease.layers));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::image::{BlobRecord, Image, ImageRecord, VERSION};
 use super::layer::LayerKey;
+use super::gc::BATCH;
 use super::{Error, ImageId, Store, record};
 use crate::manifest::Manifest;
 use crate::policy::Verification;
@@ -25,29 +26,32 @@ pub(crate) struct NewImage {
 }
 
 impl Store {
+    /// Images whose layers are all sound.
     pub(crate) fn list(&self) -> Vec<Arc<Image>> {
-        self.read().images.values().cloned().collect()
+        self.read().listed().cloned().collect()
     }
 
-    /// Finds an image by tag, digest, bare name, or id (whole or the only one that begins so).
+    /// Finds an image by tag, digest, bare name, or id (whole or the only one that begins so),
+    /// among those whose layers are all sound.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Image>> {
         let state = self.read();
-        if let Ok(reference) = Reference::parse(name) {
-            let wanted = reference.to_string();
-            let has = |image: &&Arc<Image>| {
-                image.repo_tags.contains(&wanted) || image.repo_digests.contains(&wanted)
-            };
-            if let Some(image) = state.images.values().find(has) {
-                return Some(image.clone());
-            }
-        }
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        if hex.is_empty() || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return None;
-        }
-        let mut begin = state.images.values().filter(|image| image.id.hex().starts_with(hex));
-        let found = begin.next()?;
-        begin.next().is_none().then(|| found.clone())
+        search(name, || state.listed())
+    }
+
+    /// As [`find`](Self::find), also among those that are being repaired.
+    pub(crate) fn find_any(&self, name: &str) -> Option<Arc<Image>> {
+        let state = self.read();
+        search(name, || state.images.values())
+    }
+
+    /// Images of which a layer is missing or not sound.
+    pub(crate) fn broken(&self) -> Vec<Arc<Image>> {
+        let state = self.read();
+        state.broken.iter().filter_map(|id| state.images.get(id)).cloned().collect()
+    }
+
+    pub(crate) fn is_broken(&self, id: &ImageId) -> bool {
+        self.read().broken.contains(id)
     }
 
     /// Lists an image, or adds its names to the one there. The tag leaves any other image.
@@ -70,8 +74,6 @@ impl Store {
         if let (Some(loser), Some(winner)) = (loser, winner) {
             self.untag(&loser, &winner.repo_tags)?;
         }
-        self.unsynced().images.push(id.clone());
-        self.untidy.notify_one();
         Ok(id)
     }
 
@@ -104,32 +106,79 @@ impl Store {
         self.save_image(record)
     }
 
-    /// On disk first, then for all to see.
+    /// Says that an image consists of these layers now, which are all in the store.
+    pub(crate) fn relayer(&self, id: &ImageId, layers: Vec<LayerKey>) -> Result<(), Error> {
+        let _writer = self.writer();
+        let known = self.read().images.get(id).cloned();
+        let Some(known) = known.filter(|image| image.record.layers != layers) else { return Ok(()) };
+        let mut record = ImageRecord::clone(&known.record);
+        record.layers = layers;
+        self.save_image(record)
+    }
+
+    /// On disk first, then for all to see. A record that may be on disk already stays until its
+    /// successor is, too.
     fn save_image(&self, record: ImageRecord) -> Result<(), Error> {
         let id = record.id.clone();
-        let path = self.layout.image(&id);
+        let first = self.layout.image(&id);
+        let path = if first.exists() { self.layout.next_image(&id) } else { first };
         let image =
             Image::new(record).map_err(|source| Error::Config { id: id.clone(), source })?;
         record::write(&path, &*image.record).map_err(Error::io("write", &path))?;
-        self.write().images.insert(id, Arc::new(image));
+        let mut state = self.write();
+        state.images.insert(id.clone(), Arc::new(image));
+        state.refresh();
+        drop(state);
+        self.changed();
+        self.unsynced().images.push(id);
+        self.untidy.notify_one();
         Ok(())
     }
 
-    /// Removes the image that `name` leads to, with all its names. None is well, too.
+    /// Removes the image that `name` leads to, with all its names. None is well, too. Its layers
+    /// leave their places; they are removed in the background.
     pub(crate) fn remove(&self, name: &str) -> Result<(), Error> {
         let _writer = self.writer();
-        let Some(image) = self.find(name) else { return Ok(()) };
-        let path = self.layout.image(&image.id);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", &path)(error));
+        let Some(image) = self.find_any(name) else { return Ok(()) };
+        for path in [self.layout.image(&image.id), self.layout.next_image(&image.id)] {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &path)(error));
+                }
+                _ => {}
             }
-            _ => {}
         }
-        self.write().images.remove(&image.id);
-        self.collect_unneeded();
+        let mut state = self.write();
+        state.images.remove(&image.id);
+        state.broken.remove(&image.id);
+        drop(state);
+        self.changed();
+        self.collect_some(BATCH);
+        self.untidy.notify_one();
         Ok(())
     }
+}
+
+fn search<'a, I: Iterator<Item = &'a Arc<Image>>>(
+    name: &str,
+    images: impl Fn() -> I,
+) -> Option<Arc<Image>> {
+    if let Ok(reference) = Reference::parse(name) {
+        let wanted = reference.to_string();
+        let has = |image: &&Arc<Image>| {
+            image.repo_tags.contains(&wanted) || image.repo_digests.contains(&wanted)
+        };
+        if let Some(image) = images().find(has) {
+            return Some(image.clone());
+        }
+    }
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    if hex.is_empty() || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut begin = images().filter(|image| image.id.hex().starts_with(hex));
+    let found = begin.next()?;
+    begin.next().is_none().then(|| found.clone())
 }
 
 type Parts = (ImageRecord, Option<String>, Option<String>);

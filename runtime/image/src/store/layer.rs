@@ -13,7 +13,10 @@ use crate::unpack::Facts;
 /// The form this version unpacks layers in. Another form is another key.
 const FORM: &str = "overlay1";
 pub(crate) const RECORD: &str = "layer.json";
+/// The marker: what it stands in is on disk.
 pub(crate) const DURABLE: &str = "durable";
+/// What a repair found damaged, lest a restart takes it for sound.
+pub(crate) const DAMAGED: &str = "damaged";
 const VERSION: u32 = 1;
 
 /// What a layer is known by: what it holds and the form it was unpacked in.
@@ -147,7 +150,9 @@ impl Staging {
 
     /// It has its name in the store: no longer to be thrown away.
     pub(crate) fn committed(mut self) -> std::io::Result<OwnedFd> {
-        self.path = None;
+        if let Some(path) = self.path.take() {
+            self.store.unstage(&path);
+        }
         self.dir.try_clone()
     }
 }
@@ -156,6 +161,7 @@ impl Drop for Staging {
     fn drop(&mut self) {
         if let Some(path) = self.path.take() {
             self.store.discard(&path);
+            self.store.unstage(&path);
         }
     }
 }

@@ -1,34 +1,41 @@
-//! Opening a store: what is on disk is read, and only what can be trusted is taken.
+//! Opening a store: what is on disk is read, and only what can be trusted is served.
+//!
+//! Whatever lies there, the store opens: what is no record, no layer and no directory of the
+//! store's is moved aside, and what cannot be read is left alone. Only a disk that cannot be
+//! written to at all is an error.
 
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
-use tokio::sync::Notify;
+use rustix::io::Errno;
+use tokio::sync::{Notify, watch};
 
+use super::durable::marker;
 use super::image::{Image, ImageRecord};
 use super::layer::{self, LayerRecord};
-use super::{Error, Layout, Slot, State, Store, Unsynced, record};
+use super::{Error, ImageId, Layout, Slot, State, Store, Trust, Unsynced, record};
 use crate::snapshot::Lease;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 impl Store {
-    /// Opens the store at `root`, made if need be. Blocks. Damaged records are warned of and
-    /// passed over; only a root that cannot be used at all is an error.
-    pub(crate) fn open(root: &Path) -> Result<Arc<Self>, Error> {
-        std::fs::create_dir_all(root).map_err(Error::io("make", root))?;
-        let root = root.canonicalize().map_err(Error::io("find", root))?;
-        let layout = Layout::new(root);
+    /// Opens the store at `root`, with the writable layers below `writable`, both made if need
+    /// be. Blocks. `boot_id` is the machine's unless given.
+    pub(crate) fn open(
+        root: &Path,
+        writable: &Path,
+        boot_id: Option<String>,
+    ) -> Result<Arc<Self>, Error> {
+        let layout = Layout::new(usable(root)?, usable(writable)?);
         let lock = lock(&layout)?;
         for path in layout.directories() {
-            std::fs::create_dir_all(&path).map_err(Error::io("make", &path))?;
+            make_dir(&path)?;
         }
-        let boot_id = std::fs::read_to_string(BOOT_ID)
-            .map_err(Error::io("read", Path::new(BOOT_ID)))?
-            .trim()
-            .to_owned();
+        let boot_id = boot_id.map_or_else(this_boot, Ok)?;
         let store = Arc::new(Self {
             blobs: super::blobs::Blobs::new(layout.root()),
             layout,
@@ -38,140 +45,239 @@ impl Store {
             tidying: Mutex::new(()),
             unsynced: Mutex::new(Unsynced::default()),
             untidy: Notify::new(),
+            ailing: Notify::new(),
+            trust: watch::Sender::new(0),
+            closing: AtomicBool::new(false),
             names: AtomicU64::new(0),
             _lock: lock,
         });
-        store.load()?;
+        store.load();
         Ok(store)
     }
 
-    fn load(&self) -> Result<(), Error> {
-        self.skip_used_names()?;
-        for path in entries(&self.layout.staging())? {
-            self.discard(&path);
+    fn load(&self) {
+        self.skip_used_names();
+        for staging in self.layout.all_staging() {
+            for path in self.entries(&staging) {
+                self.discard(&path);
+            }
         }
-        self.load_layers()?;
-        self.load_snapshots()?;
-        self.load_images()?;
+        self.load_layers();
+        self.load_snapshots();
+        self.load_retired(self.entries(&self.layout.retired()));
+        self.load_images();
+        self.write().refresh();
         self.collect();
         self.untidy.notify_one();
-        Ok(())
     }
 
-    /// What an earlier process left in the trash keeps its name until it is removed.
-    fn skip_used_names(&self) -> Result<(), Error> {
-        let used = entries(&self.layout.trash())?
-            .iter()
+    /// What an earlier process left keeps its name until it is removed.
+    fn skip_used_names(&self) {
+        let mut dirs = self.layout.all_trash();
+        dirs.push(self.layout.retired());
+        let names = dirs.iter().flat_map(|dir| self.entries(dir));
+        let used = names
             .filter_map(|path| u64::from_str_radix(path.file_name()?.to_str()?, 16).ok())
+            // A name that cannot be one of ours does not use up all others.
+            .filter(|&name| name < u64::MAX / 2)
             .max();
         let next = used.map_or(0, |highest| highest.saturating_add(1));
-        self.names.store(next, std::sync::atomic::Ordering::Relaxed);
-        Ok(())
+        self.names.store(next, Ordering::Relaxed);
     }
 
-    fn load_layers(&self) -> Result<(), Error> {
-        for path in entries(&self.layout.layers())? {
+    /// The directory's entries. Where it cannot be read, what it may hold is not taken for gone.
+    fn entries(&self, dir: &Path) -> Vec<PathBuf> {
+        let mut paths = Vec::new();
+        let blind = |error| {
+            tracing::error!(path = %dir.display(), %error, "cannot be read; nothing is collected");
+            self.write().blind = true;
+        };
+        match std::fs::read_dir(dir) {
+            Ok(list) => {
+                for entry in list {
+                    match entry {
+                        Ok(entry) => paths.push(entry.path()),
+                        Err(error) => blind(error),
+                    }
+                }
+            }
+            Err(error) => blind(error),
+        }
+        paths
+    }
+
+    fn load_layers(&self) {
+        for path in self.entries(&self.layout.layers()) {
             if path.file_name().is_some_and(|name| name == Layout::EMPTY) {
                 continue;
             }
-            match self.trusted(&path) {
-                Ok(record) => {
-                    let slot = Slot { record: Arc::new(record), holds: 0 };
-                    self.write().layers.insert(slot.record.key.clone(), slot);
-                }
+            match layer_record(&path) {
+                Ok(record) => self.load_layer(&path, record),
                 Err(reason) => {
-                    tracing::warn!(path = %path.display(), reason, "layer not trusted, removed");
+                    tracing::warn!(path = %path.display(), reason, "no layer; removed");
                     self.discard(&path);
                 }
             }
         }
-        Ok(())
     }
 
-    /// A layer of this boot is whole, since it has its name; one of another boot is, if its
-    /// data was known to be on disk.
-    fn trusted(&self, path: &Path) -> Result<LayerRecord, String> {
-        let record: LayerRecord =
-            record::read(&path.join(layer::RECORD)).map_err(|e| format!("its record: {e}"))?;
-        let named = path.file_name().is_some_and(|name| *name == *record.key.short());
-        if !named {
-            return Err("it has another layer's name".to_owned());
+    /// A layer of this boot is whole, since it has its name; one of another boot is, if its data
+    /// was known to be on disk, and is looked at otherwise.
+    fn load_layer(&self, path: &Path, record: LayerRecord) {
+        let (marked, this_boot) = (marker(path).is_some(), record.boot_id == self.boot_id);
+        let spoilt = path.join(layer::DAMAGED).exists();
+        let trust = match path.join("fs").symlink_metadata() {
+            Ok(fs) if fs.is_dir() && !spoilt && (marked || this_boot) => Trust::Sound,
+            Ok(fs) if fs.is_dir() && !spoilt => Trust::Unverified,
+            _ => Trust::Damaged,
+        };
+        if trust == Trust::Sound && !marked {
+            self.suspect(record.key.clone());
         }
-        if record.boot_id == self.boot_id {
-            return Ok(record);
-        }
-        let marker = std::fs::read(path.join(layer::DURABLE)).unwrap_or_default();
-        if serde_json::from_slice::<serde_json::Value>(&marker).is_ok() {
-            return Ok(record);
-        }
-        Err("it was not known to be on disk when the machine went down".to_owned())
+        let mut slot = Slot::new(Arc::new(record), trust);
+        // Containers may have been made from it before it was found out.
+        slot.was_sound |= spoilt;
+        self.write().layers.insert(slot.record.key.clone(), slot);
     }
 
-    fn load_snapshots(&self) -> Result<(), Error> {
-        for path in entries(&self.layout.snapshots())? {
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+    fn load_snapshots(&self) {
+        for path in self.entries(&self.layout.snapshots()) {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                self.discard(&path);
+                continue;
+            };
             let lease = record::read(&path.join(Lease::FILE)).unwrap_or_else(|error| {
                 tracing::warn!(path = %path.display(), %error, "writable layer without a lease");
                 Lease::unknown()
             });
             self.write().snapshots.insert(name.to_owned(), Arc::new(lease));
         }
-        Ok(())
     }
 
-    fn load_images(&self) -> Result<(), Error> {
-        let mut records = Vec::new();
-        for path in entries(&self.layout.images())? {
-            match record::read::<ImageRecord>(&path) {
-                Ok(record) => records.push((path, record)),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "image record ignored");
-                    self.discard(&path);
+    fn load_images(&self) {
+        let mut latest: HashMap<ImageId, ImageRecord> = HashMap::new();
+        for path in self.entries(&self.layout.images()) {
+            let Some(record) = self.image_record(&path) else { continue };
+            match latest.get(&record.id) {
+                Some(known) if known.serial >= record.serial => {}
+                _ => {
+                    latest.insert(record.id.clone(), record);
                 }
             }
         }
         // The latest first: it keeps its tags.
-        records.sort_by_key(|(_, record)| std::cmp::Reverse(record.serial));
-        let mut taken = std::collections::HashSet::new();
-        for (path, mut record) in records {
+        let mut records: Vec<_> = latest.into_values().collect();
+        records.sort_by_key(|record| std::cmp::Reverse(record.serial));
+        let mut taken = HashSet::new();
+        for mut record in records {
             record.repo_tags.retain(|tag| taken.insert(tag.clone()));
-            self.load_image(&path, record);
+            self.load_image(record);
         }
-        Ok(())
     }
 
-    fn load_image(&self, path: &Path, record: ImageRecord) {
+    /// What is no image's record goes; what cannot be read stays where it is.
+    fn image_record(&self, path: &Path) -> Option<ImageRecord> {
+        let reason = match record::read::<ImageRecord>(path) {
+            Ok(record) => {
+                let homes = [self.layout.image(&record.id), self.layout.next_image(&record.id)];
+                if homes.iter().any(|home| home == path) {
+                    return Some(record);
+                }
+                "it has another's name".to_owned()
+            }
+            Err(error) if record::is_damage(&error) => error.to_string(),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "cannot be read; nothing is collected");
+                self.write().blind = true;
+                return None;
+            }
+        };
+        tracing::warn!(path = %path.display(), reason, "no image record; removed");
+        self.discard(path);
+        None
+    }
+
+    fn load_image(&self, record: ImageRecord) {
+        let id = record.id.clone();
+        let unsettled = self.layout.next_image(&id).exists();
         let mut state = self.write();
         state.serial = state.serial.max(record.serial);
-        let whole = record.layers.iter().all(|key| state.layers.contains_key(key));
-        let reason = match Image::new(record) {
-            Ok(image) if whole => {
-                state.images.insert(image.id.clone(), Arc::new(image));
-                return;
+        match Image::new(record) {
+            Ok(image) => {
+                state.images.insert(id.clone(), Arc::new(image));
+                drop(state);
+                if unsettled {
+                    self.unsynced().images.push(id);
+                }
             }
-            Ok(_) => "a layer is missing".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        drop(state);
-        tracing::warn!(path = %path.display(), reason, "image no longer listed until pulled again");
-        self.discard(path);
+            Err(error) => {
+                drop(state);
+                tracing::warn!(%id, %error, "no image configuration; removed");
+                self.discard(&self.layout.image(&id));
+                self.discard(&self.layout.next_image(&id));
+            }
+        }
     }
+}
+
+fn layer_record(path: &Path) -> Result<LayerRecord, String> {
+    let meta = path.symlink_metadata().map_err(|e| e.to_string())?;
+    if !meta.is_dir() {
+        return Err("it is no directory".to_owned());
+    }
+    let record: LayerRecord =
+        record::read(&path.join(layer::RECORD)).map_err(|e| format!("its record: {e}"))?;
+    let named = path.file_name().is_some_and(|name| *name == *record.key.short());
+    if named { Ok(record) } else { Err("it has another layer's name".to_owned()) }
+}
+
+fn this_boot() -> Result<String, Error> {
+    let id = std::fs::read_to_string(BOOT_ID).map_err(Error::io("read", Path::new(BOOT_ID)))?;
+    Ok(id.trim().to_owned())
+}
+
+/// The root directory, made if need be.
+fn usable(root: &Path) -> Result<PathBuf, Error> {
+    if let Some(parent) = root.parent() {
+        std::fs::create_dir_all(parent).map_err(Error::io("make", parent))?;
+    }
+    make_dir(root)?;
+    root.canonicalize().map_err(Error::io("find", root))
+}
+
+/// Makes a directory. What has its name and is none is put aside.
+fn make_dir(path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if path.symlink_metadata().is_ok() {
+        put_aside(path)?;
+    }
+    std::fs::create_dir(path).map_err(Error::io("make", path))
+}
+
+fn put_aside(path: &Path) -> Result<(), Error> {
+    let aside = path.with_extension("aside");
+    tracing::warn!(path = %path.display(), aside = %aside.display(), "not what it should be; put aside");
+    std::fs::rename(path, &aside).map_err(Error::io("put aside", path))
 }
 
 /// One store, one process: two would take each other's layers for unneeded.
-fn lock(layout: &Layout) -> Result<std::os::fd::OwnedFd, Error> {
+fn lock(layout: &Layout) -> Result<OwnedFd, Error> {
     let path = layout.lock();
-    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|e| Error::io("open", &path)(e.into()))?;
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let open = || rustix::fs::openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR);
+    let file = match open() {
+        Err(Errno::ISDIR | Errno::LOOP | Errno::NXIO) => {
+            put_aside(&path)?;
+            open()
+        }
+        file => file,
+    };
+    let file = file.map_err(|e| Error::io("open", &path)(e.into()))?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
-        rustix::io::Errno::WOULDBLOCK => Error::InUse { path: layout.root().display().to_string() },
+        Errno::WOULDBLOCK => Error::InUse { path: layout.root().display().to_string() },
         other => Error::io("lock", &path)(other.into()),
     })?;
     Ok(file)
-}
-
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let list = std::fs::read_dir(dir).map_err(Error::io("list", dir))?;
-    Ok(list.flatten().map(|entry| entry.path()).collect())
 }

@@ -3,9 +3,20 @@
 //! Locks, in this order: `writer` (held while records and directory names change, only on
 //! blocking threads), then `state` (held for moments; lists read it). Disk work never happens
 //! under `state`.
+//!
+//! What survives a power cut, and why:
+//!
+//! - A layer is made aside, renamed into place, and only then synced (`syncfs`) and marked. One
+//!   without a marker and from another boot is compared with its listing before anything is
+//!   served from it (`verify`); there is no flag of a clean shutdown that could lie.
+//! - An image's record is synced after its layers, and a new record of an image takes the place
+//!   of the old one only when it is on disk itself (`index`, `durable`).
+//! - What goes is renamed to the trash, the rename is synced, and then it is removed (`trash`).
 
 #[allow(dead_code, reason = "some of it is for parts that are being built")]
 pub(crate) mod blobs;
+mod durable;
+mod explain;
 mod gc;
 mod image;
 mod index;
@@ -14,21 +25,28 @@ mod layout;
 mod leases;
 mod load;
 pub(crate) mod record;
+mod retired;
+mod trash;
+mod usage;
+pub(crate) mod verify;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustix::fs::{CWD, Mode, OFlags};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+pub use explain::Reason;
+pub use gc::{GcOptions, GcReport, Removed};
 pub use image::{Image, ImageId, ImageUser};
 pub(crate) use index::NewImage;
 use layer::{LayerHold, LayerKey, LayerRecord, Staging};
 pub(crate) use layout::Layout;
-pub use leases::FsUsage;
+pub use usage::{DiskUsage, FsUsage, ImageDisk, LayerDisk};
+pub use verify::{FsckOptions, FsckReport, LayerCheck, LayerHealth, PathDamage};
 
 use crate::error::{ErrorKind, io_kind};
 use crate::snapshot::Lease;
@@ -67,6 +85,20 @@ pub enum Error {
         /// The image.
         id: ImageId,
     },
+    /// The image is listed no more until its layers are what they should be.
+    #[error("image {id} is being repaired: {reason}")]
+    BeingRepaired {
+        /// The image.
+        id: ImageId,
+        /// How far that is.
+        reason: String,
+    },
+    /// Nothing of this name is known.
+    #[error("{name:?} is neither an image nor a layer of the store")]
+    Unknown {
+        /// As asked for.
+        name: String,
+    },
     /// A blocking task did not end well.
     #[error("a task of the store failed: {0}")]
     Task(String),
@@ -78,7 +110,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { source, .. } => io_kind(source),
-            Self::Gone { .. } => ErrorKind::NotFound,
+            Self::Gone { .. } | Self::Unknown { .. } => ErrorKind::NotFound,
+            Self::BeingRepaired { .. } => ErrorKind::NotReady,
             Self::Config { .. } => ErrorKind::Invalid,
             Self::InUse { .. } | Self::Task(_) => ErrorKind::Internal,
         }
@@ -103,6 +136,12 @@ pub(crate) struct Store {
     unsynced: Mutex<Unsynced>,
     /// Something waits to be synced or removed.
     pub(crate) untidy: Notify,
+    /// Some layer is not, or may not be, what it should be.
+    pub(crate) ailing: Notify,
+    /// Counts changes of layers and images, for those who wait for one.
+    pub(crate) trust: watch::Sender<u64>,
+    /// Long work in the background ends early.
+    pub(crate) closing: AtomicBool,
     names: AtomicU64,
     /// Keeps the lock on the root.
     _lock: OwnedFd,
@@ -111,22 +150,81 @@ pub(crate) struct Store {
 #[derive(Default)]
 struct State {
     images: BTreeMap<ImageId, Arc<Image>>,
+    /// Images of which a layer is missing or not sound: not listed.
+    broken: HashSet<ImageId>,
     layers: HashMap<LayerKey, Slot>,
+    retired: Vec<Retired>,
     snapshots: BTreeMap<String, Arc<Lease>>,
+    /// Names of directories in staging that are being worked on.
+    staged: HashSet<String>,
     serial: u64,
+    /// Some records could not be read, though they may be good: nothing is taken for unneeded.
+    blind: bool,
+}
+
+impl State {
+    fn is_sound(&self, key: &LayerKey) -> bool {
+        self.layers.get(key).is_some_and(|slot| slot.trust == Trust::Sound)
+    }
+
+    /// Must follow each change of layers or images.
+    fn refresh(&mut self) {
+        let broken = |image: &&Arc<Image>| !image.record.layers.iter().all(|k| self.is_sound(k));
+        self.broken = self.images.values().filter(broken).map(|image| image.id.clone()).collect();
+    }
+
+    /// The images that callers may see.
+    fn listed(&self) -> impl Iterator<Item = &Arc<Image>> {
+        self.images.values().filter(|image| !self.broken.contains(&image.id))
+    }
 }
 
 struct Slot {
     record: Arc<LayerRecord>,
     holds: usize,
+    trust: Trust,
+    /// It was sound at some time since the machine came up: containers may have it mounted.
+    was_sound: bool,
+}
+
+impl Slot {
+    fn new(record: Arc<LayerRecord>, trust: Trust) -> Self {
+        Self { record, holds: 0, trust, was_sound: trust == Trust::Sound }
+    }
+}
+
+/// Whether a layer is what its record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    Sound,
+    /// From another boot, and not known to have reached the disk: to be compared with its listing.
+    Unverified,
+    /// To be unpacked again.
+    Damaged,
+}
+
+/// A damaged layer that was replaced. Containers that run on it keep it.
+struct Retired {
+    path: PathBuf,
+    /// `None` where its record cannot be read.
+    key: Option<LayerKey>,
 }
 
 /// What was renamed in but is not yet known to be on disk.
 #[derive(Default)]
 struct Unsynced {
-    /// Layer directories, each opened before its first write, oldest first.
-    layers: Vec<OwnedFd>,
+    /// Layers with their directories, each opened before its first write, oldest first.
+    layers: Vec<(LayerKey, OwnedFd)>,
+    /// Layers whose syncing failed or was left to an earlier process: to be looked at.
+    suspects: Vec<LayerKey>,
     images: Vec<ImageId>,
+}
+
+impl Unsynced {
+    /// Nothing waits for a sync.
+    fn is_empty(&self) -> bool {
+        self.layers.is_empty() && self.images.is_empty()
+    }
 }
 
 impl Store {
@@ -151,10 +249,15 @@ impl Store {
         format!("{:x}", self.names.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Claims the layer, if it is there.
+    /// The store is about to be closed: long work may stop.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Claims the layer, if it is there and sound.
     pub(crate) fn hold(self: &Arc<Self>, key: &LayerKey) -> Option<Arc<LayerHold>> {
         let mut state = self.write();
-        let slot = state.layers.get_mut(key)?;
+        let slot = state.layers.get_mut(key).filter(|slot| slot.trust == Trust::Sound)?;
         slot.holds += 1;
         let record = slot.record.clone();
         drop(state);
@@ -173,15 +276,36 @@ impl Store {
 
     /// An empty directory to make a layer in, with `fs` in it.
     pub(crate) fn stage(self: &Arc<Self>) -> Result<Staging, Error> {
-        let path = self.layout.staging().join(self.unique());
-        std::fs::create_dir(&path).map_err(Error::io("make", &path))?;
-        let opened = open_dir(&path).inspect_err(|_| self.discard(&path))?;
-        let staging = Staging::new(self.clone(), path, opened);
+        let staging = self.stage_in(&self.layout.staging())?;
         make_root(&staging.fs())?;
         Ok(staging)
     }
 
-    /// Gives an unpacked layer its name. If it has come to exist meanwhile, that one is taken.
+    /// As [`stage`](Self::stage), on the file system of the writable layers and without `fs`.
+    pub(crate) fn stage_writable(self: &Arc<Self>) -> Result<Staging, Error> {
+        self.stage_in(&self.layout.writable_staging())
+    }
+
+    fn stage_in(self: &Arc<Self>, dir: &Path) -> Result<Staging, Error> {
+        let name = self.unique();
+        let path = dir.join(&name);
+        self.write().staged.insert(name);
+        let made = std::fs::create_dir(&path).map_err(Error::io("make", &path));
+        let opened = made.and_then(|()| open_dir(&path)).inspect_err(|_| {
+            self.discard(&path);
+            self.unstage(&path);
+        })?;
+        Ok(Staging::new(self.clone(), path, opened))
+    }
+
+    fn unstage(&self, path: &Path) {
+        if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
+            self.write().staged.remove(name);
+        }
+    }
+
+    /// Gives an unpacked layer its name. If a sound one has come to exist meanwhile, that one is
+    /// taken; any other is replaced.
     pub(crate) fn commit(
         self: &Arc<Self>,
         staging: Staging,
@@ -194,30 +318,45 @@ impl Store {
         if let Some(hold) = self.hold(&layer.key) {
             return Ok(hold);
         }
-        if home.exists() {
-            self.discard(&home);
-        }
+        self.make_way(&layer.key, &home)?;
         std::fs::rename(staging.path(), &home).map_err(Error::io("rename into place", &home))?;
         let dir = staging.committed().map_err(Error::io("keep open", &home))?;
-        self.unsynced().layers.push(dir);
+        self.unsynced().layers.push((layer.key.clone(), dir));
         let record = Arc::new(layer);
-        let slot = Slot { record: record.clone(), holds: 1 };
-        self.write().layers.insert(record.key.clone(), slot);
+        let mut state = self.write();
+        let holds = state.layers.get(&record.key).map_or(0, |slot| slot.holds);
+        let slot = Slot { holds: holds + 1, ..Slot::new(record.clone(), Trust::Sound) };
+        state.layers.insert(record.key.clone(), slot);
+        state.refresh();
+        drop(state);
         drop(writer);
+        self.changed();
         Ok(Arc::new(LayerHold::counted(self.clone(), record)))
+    }
+
+    /// Tells those who wait for layers to be sound.
+    pub(crate) fn changed(&self) {
+        self.trust.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 
     /// Moves a file or directory to the trash, where it is removed in the background.
     pub(crate) fn discard(&self, path: &Path) {
-        let place = self.layout.trash().join(self.unique());
-        match std::fs::rename(path, &place) {
-            Ok(()) => self.untidy.notify_one(),
+        match self.throw(path) {
+            Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
                 // What stays behind in staging is removed at the next open.
                 tracing::warn!(path = %path.display(), %error, "cannot move to the trash");
             }
         }
+    }
+
+    /// As [`discard`](Self::discard), for those to whom it matters.
+    fn throw(&self, path: &Path) -> std::io::Result<()> {
+        let place = self.layout.trash_for(path).join(self.unique());
+        std::fs::rename(path, place)?;
+        self.untidy.notify_one();
+        Ok(())
     }
 }
 
