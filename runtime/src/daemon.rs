@@ -131,6 +131,7 @@ async fn build(config: &Config) -> Result<Parts, Error> {
     let images = ImageStore::open(StoreConfig {
         policy: Arc::new(policy::load(&config.image.policy)?),
         pinned: config.image.pinned.clone(),
+        registry: registry(config),
         ..StoreConfig::new(config.root.join("image"))
     });
     let networks = Networks::open(NetworkConfig {
@@ -146,6 +147,13 @@ async fn build(config: &Config) -> Result<Parts, Error> {
     })
 }
 
+fn registry(config: &Config) -> RegistryConfig {
+    RegistryConfig {
+        config_path: Some(config.registry.config_path.clone()),
+        ..RegistryConfig::default()
+    }
+}
+
 async fn recover(config: &Arc<Config>, parts: Parts) -> Result<Arc<Front>, Error> {
     let options = Options {
         root: config.root.clone(),
@@ -159,10 +167,7 @@ async fn recover(config: &Arc<Config>, parts: Parts) -> Result<Arc<Front>, Error
         preload::import(&parts.images, dir).await;
     }
     let Parts { images, networks, metrics } = parts;
-    let registry = RegistryConfig {
-        config_path: Some(config.registry.config_path.clone()),
-        ..RegistryConfig::default()
-    };
+    let registry = registry(config);
     let config = Arc::clone(config);
     Ok(Arc::new(Front { roster, images, registry, networks, metrics, config }))
 }

@@ -59,11 +59,12 @@ pub struct ImageConfig {
 
 /// The image store.
 pub trait Images: Send + Sync + 'static {
-    /// Looks an image up by id or reference.
-    fn find(&self, name: &str) -> Option<Image>;
     /// Whether the image policy lets containers be made of the image; `asked` is the caller's
     /// name for it.
     fn admit(&self, image: &Image, asked: &str) -> Result<(), PortError>;
+    /// Looks an image up by id or reference. Waits for one that is being verified or repaired after
+    /// a power cut; an error, if that fails or takes too long.
+    fn ready<'a>(&'a self, name: &'a str) -> Pending<'a, Option<Image>>;
     /// Makes the writable layer of a container. The image's layers stay until the release.
     fn prepare<'a>(&'a self, container: &'a ContainerId, image: &'a Image) -> Pending<'a, Rootfs>;
     /// Removes the writable layer. Ok when there is none.

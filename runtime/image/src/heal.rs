@@ -204,11 +204,7 @@ impl layers::Blobs for Origin {
     }
 }
 
-fn send_all(
-    mut file: std::fs::File,
-    to: &mpsc::Sender<Piece>,
-    meter: &Meter,
-) -> Result<(), Error> {
+fn send_all(mut file: std::fs::File, to: &mpsc::Sender<Piece>, meter: &Meter) -> Result<(), Error> {
     loop {
         let mut piece = Vec::with_capacity(PIECE);
         let read = file.by_ref().take(PIECE as u64).read_to_end(&mut piece);

@@ -157,8 +157,7 @@ impl ImageStore {
             parallel: config.parallel_checks,
             failures: std::sync::Mutex::default(),
         });
-        let tasks =
-            [tokio::spawn(keep_tidy(store.clone())), tokio::spawn(healer.clone().run())];
+        let tasks = [tokio::spawn(keep_tidy(store.clone())), tokio::spawn(healer.clone().run())];
         Ok(Arc::new(Self { store, layers, policy, pins, pulls: Flights::new(), healer, tasks }))
     }
 

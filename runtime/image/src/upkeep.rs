@@ -37,15 +37,16 @@ impl ImageStore {
     pub async fn repair(&self, options: FsckOptions) -> Result<RepairReport, Error> {
         let found = self.fsck(options).await?;
         let mut report = RepairReport { found, ..RepairReport::default() };
-        let damaged: Vec<_> = report.found.layers.iter().filter(|check| {
-            matches!(check.health, LayerHealth::Damaged(_) | LayerHealth::Unreadable(_))
-        });
-        for check in &damaged {
+        let mut keys = Vec::new();
+        for check in &report.found.layers {
+            if matches!(check.health, LayerHealth::Sound | LayerHealth::Unlisted) {
+                continue;
+            }
+            keys.push(check.key.clone());
             if check.images.is_empty() {
                 report.without_image.push(check.key.clone());
             }
         }
-        let keys: Vec<_> = damaged.iter().map(|check| check.key.clone()).collect();
         let store = self.store.clone();
         blocking(move || {
             keys.iter().for_each(|key| store.condemn_key(key));

@@ -74,7 +74,7 @@ pub(crate) fn intent(env: &PodEnv, id: ContainerId, asked: ContainerSpec) -> Con
 
 async fn attempt(steps: &mut Steps<'_>, env: &PodEnv, record: &mut ContainerRecord) -> Result<()> {
     let container = record.id.clone();
-    let image = find(env, record)?;
+    let image = find(env, record).await?;
     record.stop_signal = spec::stop_signal(record.spec.stop_signal, &image.config)?;
     steps.step("create.record", None, env.save_container(record)).await?;
 
@@ -95,9 +95,9 @@ async fn attempt(steps: &mut Steps<'_>, env: &PodEnv, record: &mut ContainerReco
     steps.step("create.commit", None, env.save_container(record)).await
 }
 
-fn find(env: &PodEnv, record: &mut ContainerRecord) -> Result<Image> {
+async fn find(env: &PodEnv, record: &mut ContainerRecord) -> Result<Image> {
     let name = &record.spec.image;
-    let found = env.house.images.find(name);
+    let found = env.house.images.ready(name).await.map_err(|e| Error::port("find the image", e))?;
     let image = found.ok_or_else(|| Error::NoImage { name: name.clone() })?;
     let asked = match record.spec.user_specified_image.as_str() {
         "" => name,

@@ -13,8 +13,11 @@ use crate::shim::Rootfs;
 const NAMES_LIMIT: u64 = 4 << 20;
 
 impl Images for ImageStore {
-    fn find(&self, name: &str) -> Option<Image> {
-        Self::find(self, name).map(|image| told(&image))
+    fn ready<'a>(&'a self, name: &'a str) -> Pending<'a, Option<Image>> {
+        Box::pin(async move {
+            let image = Self::ready(self, name).await.map_err(failed)?;
+            Ok(image.map(|image| told(&image)))
+        })
     }
 
     fn admit(&self, image: &Image, asked: &str) -> Result<(), PortError> {
@@ -57,6 +60,7 @@ fn failed(error: berth_image::Error) -> PortError {
         ErrorKind::NotFound => Kind::NotFound,
         ErrorKind::Invalid => Kind::Invalid,
         ErrorKind::Refused => Kind::Refused,
+        ErrorKind::NotReady => Kind::NotReady,
         _ => Kind::Internal,
     };
     PortError { kind, source: error.report().to_string().into() }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::layer::{self, LayerKey};
 use super::{ImageId, Store, Unsynced, record};
 use crate::digest::Digest;
-use crate::unpack::LISTING;
+use crate::unpack::listing::LISTING;
 
 /// Says that what it stands beside is on disk.
 #[derive(Debug, Serialize, Deserialize)]
@@ -107,7 +107,8 @@ impl Store {
                 Err(rustix::io::Errno::NOENT) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
-        let content = record::encode(&Marker { version: 2, boot_id: self.boot_id.clone(), listing })?;
+        let content =
+            record::encode(&Marker { version: 2, boot_id: self.boot_id.clone(), listing })?;
         let mut marker = File::from(marker);
         io::Write::write_all(&mut marker, &content)?;
         marker.sync_all()?;

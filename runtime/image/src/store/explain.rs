@@ -49,8 +49,13 @@ impl Store {
         let image = self.find_any(name);
         let state = self.read();
         if let Some(image) = image {
-            let mut reasons: Vec<_> =
-                image.repo_tags.iter().chain(&image.repo_digests).cloned().map(Reason::Name).collect();
+            let mut reasons: Vec<_> = image
+                .repo_tags
+                .iter()
+                .chain(&image.repo_digests)
+                .cloned()
+                .map(Reason::Name)
+                .collect();
             reasons.extend(image.pinned.then_some(Reason::Pinned));
             let of = |lease: &crate::snapshot::Lease| lease.image() == Some(&image.id);
             reasons.extend(state.containers(of).map(|id| Reason::Container { id }));
@@ -84,7 +89,8 @@ impl State {
         let on = |lease: &crate::snapshot::Lease| lease.layers.contains(key);
         reasons.extend(self.containers(on).map(|id| Reason::Container { id }));
         let unknown = |lease: &crate::snapshot::Lease| lease.is_unknown();
-        reasons.extend(self.containers(unknown).map(|container| Reason::UnknownLease { container }));
+        reasons
+            .extend(self.containers(unknown).map(|container| Reason::UnknownLease { container }));
         let claims = self.layers.get(key).map_or(0, |slot| slot.holds);
         reasons.extend((claims > 0).then_some(Reason::Pulls { claims }));
         reasons.extend(self.blind.then_some(Reason::UnreadableRecords));

@@ -116,7 +116,8 @@ impl Store {
         let mut removed: Vec<_> =
             layers.map(|path| Removed::new(path, "no image and no container needs it")).collect();
         let orphans = self.orphans();
-        removed.extend(orphans.iter().cloned().map(|path| Removed::new(path, "no record knows it")));
+        removed
+            .extend(orphans.iter().cloned().map(|path| Removed::new(path, "no record knows it")));
         if let Some(needed) = self.needed_blobs() {
             let blobs = self.blobs.list().into_iter().filter(|b| !needed.contains(&b.digest));
             let paths = blobs.map(|blob| self.blobs.path(&blob.digest));

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::gc::BATCH;
 use super::image::{BlobRecord, Image, ImageRecord, VERSION};
 use super::layer::LayerKey;
-use super::gc::BATCH;
 use super::{Error, ImageId, Store, record};
 use crate::manifest::Manifest;
 use crate::policy::Verification;
@@ -110,7 +110,9 @@ impl Store {
     pub(crate) fn relayer(&self, id: &ImageId, layers: Vec<LayerKey>) -> Result<(), Error> {
         let _writer = self.writer();
         let known = self.read().images.get(id).cloned();
-        let Some(known) = known.filter(|image| image.record.layers != layers) else { return Ok(()) };
+        let Some(known) = known.filter(|image| image.record.layers != layers) else {
+            return Ok(());
+        };
         let mut record = ImageRecord::clone(&known.record);
         record.layers = layers;
         self.save_image(record)

@@ -127,7 +127,8 @@ impl Layout {
 
     /// The trash on the file system of `path`.
     pub(crate) fn trash_for(&self, path: &Path) -> PathBuf {
-        let writable = path.starts_with(self.snapshots()) || path.starts_with(self.writable_staging());
+        let writable =
+            path.starts_with(self.snapshots()) || path.starts_with(self.writable_staging());
         if writable { self.writable_trash() } else { self.trash() }
     }
 

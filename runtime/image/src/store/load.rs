@@ -265,7 +265,8 @@ fn put_aside(path: &Path) -> Result<(), Error> {
 /// One store, one process: two would take each other's layers for unneeded.
 fn lock(layout: &Layout) -> Result<OwnedFd, Error> {
     let path = layout.lock();
-    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags =
+        OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let open = || rustix::fs::openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR);
     let file = match open() {
         Err(Errno::ISDIR | Errno::LOOP | Errno::NXIO) => {

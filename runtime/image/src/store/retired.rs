@@ -10,9 +10,9 @@ use super::{Error, Retired, State, Store, record};
 
 impl State {
     fn is_leased(&self, key: Option<&LayerKey>) -> bool {
-        self.snapshots.values().any(|lease| {
-            lease.is_unknown() || key.is_none_or(|key| lease.layers.contains(key))
-        })
+        self.snapshots
+            .values()
+            .any(|lease| lease.is_unknown() || key.is_none_or(|key| lease.layers.contains(key)))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::layer::LayerKey;
 use super::{ImageId, Store};
 
 /// What the layers, or the writable layers, use of a file system.
@@ -140,8 +141,10 @@ impl Store {
 
     fn images_du(&self) -> Vec<ImageDisk> {
         let state = self.read();
-        let bytes = |key| state.layers.get(key).map_or(0, |slot| slot.record.bytes);
-        let users = |key| state.images.values().filter(|i| i.record.layers.contains(key)).count();
+        let bytes = |key: &LayerKey| state.layers.get(key).map_or(0, |slot| slot.record.bytes);
+        let users = |key: &LayerKey| {
+            state.images.values().filter(|i| i.record.layers.contains(key)).count()
+        };
         let one = |image: &std::sync::Arc<super::Image>| {
             let mut keys: Vec<_> = image.record.layers.iter().collect();
             keys.sort();

@@ -10,7 +10,7 @@ use rustix::fs::{Advice, CWD, Mode, OFlags};
 use super::durable::{digest_of, marker};
 use super::layer::{DAMAGED, LayerKey, LayerRecord};
 use super::{Error, ImageId, Store, Trust, open_dir};
-use crate::unpack::{LISTING, Listing};
+use crate::unpack::listing::{Damage, LISTING, Listing};
 
 /// What to look at.
 #[derive(Debug, Clone, Default)]
@@ -34,9 +34,8 @@ impl FsckReport {
     /// Nothing is wrong.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        let well = |check: &LayerCheck| {
-            matches!(check.health, LayerHealth::Sound | LayerHealth::Unlisted)
-        };
+        let well =
+            |check: &LayerCheck| matches!(check.health, LayerHealth::Sound | LayerHealth::Unlisted);
         self.layers.iter().all(well) && self.orphans.is_empty() && self.incomplete.is_empty()
     }
 }
@@ -272,7 +271,12 @@ impl Store {
             (Some(name), None) => {
                 let named = |key: &&LayerKey| key.to_string() == name || key.short() == name;
                 vec![
-                    state.layers.keys().find(named).cloned().ok_or_else(|| Error::Unknown { name: name.to_owned() })?,
+                    state
+                        .layers
+                        .keys()
+                        .find(named)
+                        .cloned()
+                        .ok_or_else(|| Error::Unknown { name: name.to_owned() })?,
                 ]
             }
         };
@@ -303,8 +307,8 @@ fn forget(root: &Path) {
     }
 }
 
-impl From<crate::unpack::Damage> for PathDamage {
-    fn from(damage: crate::unpack::Damage) -> Self {
+impl From<Damage> for PathDamage {
+    fn from(damage: Damage) -> Self {
         let what: Vec<_> = damage.differs.iter().map(ToString::to_string).collect();
         let path = String::from_utf8_lossy(&damage.path).into_owned();
         Self { path, what: what.join(",") }
