@@ -44,19 +44,32 @@ pub(super) fn marker(layer: &Path) -> Option<Marker> {
 impl Store {
     /// Syncs what was renamed in since the last time. Errors are logged here.
     pub(super) fn sync_new(&self) {
-        let unsynced = {
-            let mut waiting = self.unsynced();
-            let suspects = std::mem::take(&mut waiting.suspects);
-            std::mem::replace(&mut *waiting, Unsynced { suspects, ..Unsynced::default() })
-        };
-        if let Err(error) = self.sync_all(&unsynced) {
-            tracing::error!(%error, "new layers could not be made durable; they are checked");
-            let mut waiting = self.unsynced();
-            waiting.suspects.extend(unsynced.layers.into_iter().map(|(key, _)| key));
-            waiting.images.extend(unsynced.images);
-            drop(waiting);
-            self.ailing.notify_one();
+        while let Some(unsynced) = self.take_unsynced() {
+            if let Err(error) = self.sync_all(&unsynced) {
+                tracing::error!(%error, "new layers could not be made durable; they are checked");
+                let mut waiting = self.unsynced();
+                waiting.suspects.extend(unsynced.layers.into_iter().map(|(key, _)| key));
+                waiting.images.extend(unsynced.images);
+                waiting.untagged.extend(unsynced.untagged);
+                drop(waiting);
+                self.ailing.notify_one();
+                return;
+            }
+            for id in &unsynced.untagged {
+                if let Err(error) = self.save_untagged(id) {
+                    tracing::error!(%id, %error, "it may have a tag again after a restart");
+                }
+            }
         }
+    }
+
+    fn take_unsynced(&self) -> Option<Unsynced> {
+        let mut waiting = self.unsynced();
+        if waiting.is_empty() {
+            return None;
+        }
+        let suspects = std::mem::take(&mut waiting.suspects);
+        Some(std::mem::replace(&mut *waiting, Unsynced { suspects, ..Unsynced::default() }))
     }
 
     fn sync_all(&self, unsynced: &Unsynced) -> io::Result<()> {

@@ -100,10 +100,30 @@ impl Store {
         Ok(())
     }
 
+    /// At once for all to see; on disk when the record of the image that has the tags now is
+    /// there: of two records with one tag, the later has it, so that a power cut between loses
+    /// none.
     fn untag(&self, image: &Image, tags: &[String]) -> Result<(), Error> {
         let mut record = ImageRecord::clone(&image.record);
         record.repo_tags.retain(|tag| !tags.contains(tag));
-        self.save_image(record)
+        let id = record.id.clone();
+        let image =
+            Image::new(record).map_err(|source| Error::Config { id: id.clone(), source })?;
+        self.write().images.insert(id.clone(), Arc::new(image));
+        self.unsynced().untagged.push(id);
+        self.untidy.notify_one();
+        Ok(())
+    }
+
+    /// Writes down that an image has lost tags.
+    pub(super) fn save_untagged(&self, id: &ImageId) -> Result<(), Error> {
+        let _writer = self.writer();
+        let mut state = self.write();
+        let Some(image) = state.images.get(id).cloned() else { return Ok(()) };
+        state.serial += 1;
+        let serial = state.serial;
+        drop(state);
+        self.save_image(ImageRecord { serial, ..ImageRecord::clone(&image.record) })
     }
 
     /// Says that an image consists of these layers now, which are all in the store.

@@ -218,12 +218,14 @@ struct Unsynced {
     /// Layers whose syncing failed or was left to an earlier process: to be looked at.
     suspects: Vec<LayerKey>,
     images: Vec<ImageId>,
+    /// Images that have lost tags to others, which are on disk first.
+    untagged: Vec<ImageId>,
 }
 
 impl Unsynced {
     /// Nothing waits for a sync.
     fn is_empty(&self) -> bool {
-        self.layers.is_empty() && self.images.is_empty()
+        self.layers.is_empty() && self.images.is_empty() && self.untagged.is_empty()
     }
 }
 
