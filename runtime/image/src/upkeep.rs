@@ -72,7 +72,10 @@ impl ImageStore {
     /// Why an image, by any of its names, or a layer, by its key, its directory's name or its
     /// diff-id, is kept. Nothing, where it will go. `NotFound` if there is none.
     pub fn explain(&self, name: &str) -> Result<Vec<Reason>, Error> {
-        Ok(self.store.explain(name)?)
+        let mut reasons = self.store.explain(name)?;
+        let image = self.store.find_any(name);
+        reasons.extend(image.is_some_and(|i| self.pins.hold(&i)).then_some(Reason::Pinned));
+        Ok(reasons)
     }
 
     /// Who uses how much of the disk; walks writable layers and blobs.

@@ -56,7 +56,6 @@ impl Store {
                 .cloned()
                 .map(Reason::Name)
                 .collect();
-            reasons.extend(image.pinned.then_some(Reason::Pinned));
             let of = |lease: &crate::snapshot::Lease| lease.image() == Some(&image.id);
             reasons.extend(state.containers(of).map(|id| Reason::Container { id }));
             return Ok(reasons);
