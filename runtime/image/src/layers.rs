@@ -16,7 +16,7 @@ use crate::snapshot;
 use crate::store::layer::{LayerHold, LayerKey, LayerRecord, Staging, chain_ids};
 use crate::store::{self, Store};
 use crate::unpack::listing::LISTING;
-use crate::unpack::{self, Below, Counts, Expected, Facts, ListingWriter, Piece};
+use crate::unpack::{self, Below, Counts, Expected, Facts, Limits, ListingWriter, Piece};
 
 /// Pieces of a blob that wait to be inflated. A piece is one read of a socket, 256 KiB at most.
 const PIECES: usize = 8;
@@ -39,6 +39,7 @@ pub(crate) struct Layers {
     flights: Flights<Digest, Result<Arc<Unpacked>, Arc<Error>>>,
     chains: Turns,
     limit: Arc<Semaphore>,
+    limits: Limits,
 }
 
 /// A lock for each chain that is being fitted.
@@ -73,13 +74,14 @@ struct Wanted {
     diff_id: Digest,
     chain_id: Digest,
     meter: Arc<Meter>,
+    limits: Limits,
 }
 
 impl Layers {
-    pub(crate) fn new(store: Arc<Store>, parallel: usize) -> Self {
+    pub(crate) fn new(store: Arc<Store>, parallel: usize, limits: Limits) -> Self {
         let limit = Arc::new(Semaphore::new(parallel.max(1)));
         let (board, flights, chains) = (Board::default(), Flights::new(), Turns::default());
-        Self { store, board, flights, chains, limit }
+        Self { store, board, flights, chains, limit, limits }
     }
 
     /// Claims on all layers, bottom first. What is not in the store is brought there; dropping
@@ -99,6 +101,7 @@ impl Layers {
                 diff_id: diff_id.clone(),
                 chain_id,
                 meter: self.board.meter(diff_id),
+                limits: self.limits,
             })
             .collect();
         entry.layers(wanted.iter().map(|layer| (layer.blob.clone(), layer.meter.clone())));
@@ -252,6 +255,7 @@ async fn stream(
         blob: layer.blob.digest.clone(),
         blob_size: layer.blob.size,
         diff_id: layer.diff_id.clone(),
+        limits: layer.limits,
         meter: layer.meter.clone(),
     };
     let meter = layer.meter.clone();

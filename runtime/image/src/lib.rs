@@ -53,7 +53,7 @@ pub use store::{
     DiskUsage, Error as StoreError, FsUsage, FsckOptions, FsckReport, GcOptions, GcReport, Image,
     ImageDisk, ImageId, ImageUser, LayerCheck, LayerDisk, LayerHealth, PathDamage, Reason, Removed,
 };
-pub use unpack::{Error as UnpackError, Piece, TarError};
+pub use unpack::{Error as UnpackError, Limits, Piece, TarError};
 pub use upkeep::RepairReport;
 
 use flight::Flights;
@@ -85,6 +85,8 @@ pub struct StoreConfig {
     /// What tells one boot of the machine from another; the kernel's boot id, if `None`. Tests
     /// give another to a store whose file system was cut off its disk.
     pub boot_id: Option<String>,
+    /// What one layer may ask of the machine.
+    pub limits: Limits,
 }
 
 impl StoreConfig {
@@ -102,6 +104,7 @@ impl StoreConfig {
             registry: RegistryConfig::default(),
             parallel_checks: 2,
             boot_id: None,
+            limits: Limits::default(),
         }
     }
 }
@@ -148,7 +151,7 @@ impl ImageStore {
             Ok((store, config))
         });
         let (store, config) = store.await?;
-        let layers = Arc::new(Layers::new(store.clone(), config.parallel_layers));
+        let layers = Arc::new(Layers::new(store.clone(), config.parallel_layers, config.limits));
         let (policy, pins) = (config.policy, Pins::new(&config.pinned));
         let healer = Arc::new(Healer {
             store: store.clone(),

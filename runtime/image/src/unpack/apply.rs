@@ -17,7 +17,7 @@ use super::facts::{Facts, Path, is_below, join};
 use super::listing::{Body, ListingWriter, Marks, Sum};
 use super::node::{self, Meta};
 use super::tar::{Entry, Kind, TarReader};
-use super::{Below, Counts, Error, compose, entry_error, listing_error, write_error};
+use super::{Below, Counts, Error, Limits, compose, entry_error, listing_error, write_error};
 use crate::snapshot::view::components;
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -30,15 +30,16 @@ pub(super) const DISK_BLOCK: u64 = 4096;
 
 /// Turns entries into a layer.
 pub(super) struct Applier<'a> {
-    pub(super) root: OwnedFd,
+    pub(super) root: Rc<OwnedFd>,
     pub(super) listing: &'a mut ListingWriter,
     pub(super) facts: Facts,
     pub(super) below: Option<Below>,
     pub(super) counts: Counts,
     /// Set at the end: making entries changes their directory's time.
     dir_times: BTreeMap<Path, (i64, u32)>,
-    /// The directory of the last entry, by its name in the tar.
-    last: Option<(Vec<Vec<u8>>, Place)>,
+    pub(super) limits: Limits,
+    /// The way to the last entry's directory, name by name, where no symlink was on it.
+    pub(super) trail: Vec<(Vec<u8>, Place)>,
 }
 
 /// A directory of the layer, held open.
@@ -50,7 +51,12 @@ pub(super) struct Place {
 
 impl<'a> Applier<'a> {
     /// Applies to the empty directory `root`.
-    pub(super) fn new(root: OwnedFd, listing: &'a mut ListingWriter, below: Option<Below>) -> Self {
+    pub(super) fn new(
+        root: OwnedFd,
+        listing: &'a mut ListingWriter,
+        below: Option<Below>,
+        limits: Limits,
+    ) -> Self {
         // The first pass knows all whiteouts, wherever in the tar they stand.
         let facts = below.as_ref().map_or_else(Facts::default, |below| Facts {
             whiteouts: below.facts.whiteouts.clone(),
@@ -59,7 +65,8 @@ impl<'a> Applier<'a> {
         });
         let counts = Counts { bytes: 0, inodes: 1 };
         let dir_times = BTreeMap::from([(Path::new(), (0, 0))]);
-        Self { root, listing, facts, below, counts, dir_times, last: None }
+        let (root, trail) = (Rc::new(root), Vec::new());
+        Self { root, listing, facts, below, counts, dir_times, limits, trail }
     }
 
     /// Applies one entry, reading its content. Where the layers below may make the difference,
@@ -92,14 +99,14 @@ impl<'a> Applier<'a> {
         if in_aufs || name.starts_with(AUFS) && name != OPAQUE_NAME {
             return Ok(());
         }
-        let place = self.place(parts)?;
+        let place = self.place(&parts)?;
         if name == OPAQUE_NAME {
             return self.opaque(&place);
         }
         if let Some(removed) = name.strip_prefix(WHITEOUT) {
             return self.whiteout(&place, removed, &entry.path);
         }
-        self.node(&place, &name, entry, reader)
+        self.node(&place, name, entry, reader)
     }
 
     /// Ends the layer: directory times, and in a rebuild the attributes of implicit directories.
@@ -110,7 +117,7 @@ impl<'a> Applier<'a> {
                 .map_err(write_error("set the time of", path))?;
         }
         if let Some(below) = self.below.take() {
-            compose::copy_attributes(&self.root, &self.facts, &below.view, self.listing)?;
+            compose::copy_attributes(self.root.as_fd(), &self.facts, &below.view, self.listing)?;
         }
         Ok((self.facts, self.counts))
     }
@@ -125,7 +132,7 @@ impl<'a> Applier<'a> {
         let meta = meta(entry)?;
         node::clear_xattrs(self.root.as_fd()).map_err(&fail)?;
         node::set_meta_of(self.root.as_fd(), &meta).map_err(&fail)?;
-        let root = self.root.try_clone().map_err(&fail)?;
+        let root = self.root.clone();
         self.list(root.as_fd(), b"", meta, &Body::Directory(Marks::default()))
     }
 
@@ -147,20 +154,6 @@ impl<'a> Applier<'a> {
 
     fn mark(&mut self, path: &[u8], marks: Marks) -> Result<(), Error> {
         self.listing.mark(path, marks).map_err(listing_error)
-    }
-
-    /// The directory for an entry, kept for the next, which is mostly in the same.
-    fn place(&mut self, parts: Vec<Vec<u8>>) -> Result<Place, Error> {
-        if let Some((known, place)) = &self.last
-            && *known == parts
-        {
-            return Ok(place.clone());
-        }
-        let place = self.walk(&parts, true)?;
-        let place = place.ok_or_else(|| entry_error(&parts.join(&b'/'), "is missing"))?;
-        // With the layers below in view, any new node may put a symlink there out of sight.
-        self.last = self.below.is_none().then(|| (parts, place.clone()));
-        Ok(place)
     }
 
     fn opaque(&mut self, place: &Place) -> Result<(), Error> {
@@ -201,46 +194,76 @@ impl<'a> Applier<'a> {
     fn node(
         &mut self,
         place: &Place,
-        name: &[u8],
+        name: Vec<u8>,
         entry: &Entry,
         reader: &mut TarReader<impl BufRead>,
     ) -> Result<(), Error> {
-        let path = join(&place.path, name);
+        let path = join(&place.path, &name);
         match entry.kind {
-            Kind::Directory => return self.directory(place, name, path, entry),
-            Kind::HardLink => return self.hard_link(place, name, &path, entry),
+            Kind::Directory => self.directory(place, name, path, entry),
+            Kind::HardLink => self.hard_link(place, &name, &path, entry),
             Kind::CharDevice { major: 0, minor: 0 } => {
-                return Err(entry_error(&path, "is a character device 0:0, overlayfs's whiteout"));
+                Err(entry_error(&path, "is a character device 0:0, overlayfs's whiteout"))
             }
-            _ => {}
+            Kind::File => self.file(place, &name, &path, entry, reader),
+            _ => self.special(place, &name, &path, entry),
         }
-        self.clear(place, name, &path)?;
-        self.counts.inodes += 1;
+    }
+
+    fn file(
+        &mut self,
+        place: &Place,
+        name: &[u8],
+        path: &[u8],
+        entry: &Entry,
+        reader: &mut TarReader<impl BufRead>,
+    ) -> Result<(), Error> {
         let meta = meta(entry)?;
-        if entry.kind == Kind::File {
-            self.counts.bytes += entry.size.next_multiple_of(DISK_BLOCK);
-            let (file, body) = write_file(place, name, &path, &meta, reader)?;
-            return self.list(file.as_fd(), &path, meta, &body);
+        let create = || node::create_file(place.dir.as_fd(), name, meta.mode);
+        let mut file = create();
+        if matches!(file, Err(Errno::EXIST)) {
+            self.clear(place, name, path)?;
+            file = create();
         }
-        let fail = write_error("make", &path);
+        let fail = write_error("write", path);
+        let mut file = std::fs::File::from(file.map_err(|e| fail(e.into()))?);
+        self.counts.inodes += 1;
+        self.counts.bytes += entry.size.next_multiple_of(DISK_BLOCK);
+        let body = write_content(&mut file, path, reader)?;
+        node::set_meta_of(file.as_fd(), &meta).map_err(&fail)?;
+        node::set_time_of(file.as_fd(), meta.mtime).map_err(&fail)?;
+        self.list(file.as_fd(), path, meta, &body)
+    }
+
+    fn special(
+        &mut self,
+        place: &Place,
+        name: &[u8],
+        path: &[u8],
+        entry: &Entry,
+    ) -> Result<(), Error> {
+        let meta = meta(entry)?;
+        self.clear(place, name, path)?;
+        self.counts.inodes += 1;
+        let fail = write_error("make", path);
         let body = make_special(place, name, entry, &meta).map_err(&fail)?;
         if meta.xattrs.is_empty() {
-            return self.listing.node(&path, &meta, &body).map_err(listing_error);
+            return self.listing.node(path, &meta, &body).map_err(listing_error);
         }
         let made = node::open_node(place.dir.as_fd(), name).map_err(|e| fail(e.into()))?;
-        self.list(made.as_fd(), &path, meta, &body)
+        self.list(made.as_fd(), path, meta, &body)
     }
 
     fn directory(
         &mut self,
         place: &Place,
-        name: &[u8],
+        name: Vec<u8>,
         path: Path,
         entry: &Entry,
     ) -> Result<(), Error> {
         let meta = meta(entry)?;
         let fail = write_error("make the directory", &path);
-        let dir = self.make_dir(place, name, &path)?;
+        let dir = self.make_dir(place, &name, &path, meta.mode)?;
         if self.dir_times.contains_key(&path) {
             node::clear_xattrs(dir.as_fd()).map_err(&fail)?;
         }
@@ -249,7 +272,13 @@ impl<'a> Applier<'a> {
         }
         node::set_meta_of(dir.as_fd(), &meta).map_err(&fail)?;
         self.list(dir.as_fd(), &path, meta, &Body::Directory(Marks::default()))?;
-        self.dir_times.insert(path, entry.mtime);
+        self.dir_times.insert(path.clone(), entry.mtime);
+        // What comes next mostly lies in it.
+        if self.below.is_none()
+            && self.trail.last().is_some_and(|(_, last)| last.path == place.path)
+        {
+            self.trail.push((name, Place { dir: Rc::new(dir), path }));
+        }
         Ok(())
     }
 
@@ -260,26 +289,30 @@ impl<'a> Applier<'a> {
         place: &Place,
         name: &[u8],
         path: &[u8],
+        mode: u32,
     ) -> Result<OwnedFd, Error> {
         let fail = write_error("make the directory", path);
         let parent = place.dir.as_fd();
+        let mode = Mode::from_raw_mode(mode & 0o777);
+        match rustix::fs::mkdirat(parent, name, mode) {
+            Ok(()) => {
+                self.counts.inodes += 1;
+                self.counts.bytes += DISK_BLOCK;
+            }
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(fail(error.into())),
+        }
         match node::open_dir(parent, name) {
-            Ok(dir) => return Ok(dir),
-            Err(Errno::NOENT) => {}
+            Ok(dir) => Ok(dir),
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 let dir = replace_by_dir(parent, name).map_err(&fail)?;
                 self.mark(path, Marks::OPAQUE)?;
                 self.facts.replaced.insert(path.to_vec());
-                self.last = None;
-                return Ok(dir);
+                self.trail.clear();
+                Ok(dir)
             }
-            Err(error) => return Err(fail(error.into())),
+            Err(error) => Err(fail(error.into())),
         }
-        self.counts.inodes += 1;
-        self.counts.bytes += DISK_BLOCK;
-        rustix::fs::mkdirat(parent, name, Mode::RWXU)
-            .and_then(|()| node::open_dir(parent, name))
-            .map_err(|e| fail(e.into()))
     }
 
     /// A directory that has no entry (yet).
@@ -289,7 +322,7 @@ impl<'a> Applier<'a> {
         name: &[u8],
         path: Path,
     ) -> Result<OwnedFd, Error> {
-        let dir = self.make_dir(place, name, &path)?;
+        let dir = self.make_dir(place, name, &path, IMPLICIT_MODE)?;
         let meta = Meta { mode: IMPLICIT_MODE, ..Meta::default() };
         node::set_meta_of(dir.as_fd(), &meta)
             .map_err(write_error("set the attributes of", &path))?;
@@ -314,7 +347,7 @@ impl<'a> Applier<'a> {
             Some(_) => rustix::fs::unlinkat(place.dir.as_fd(), name, AtFlags::empty())
                 .map_err(|e| fail(e.into()))?,
         }
-        self.last = None;
+        self.trail.clear();
         Ok(())
     }
 }
@@ -353,30 +386,34 @@ fn replace_by_dir(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
     Ok(dir)
 }
 
-fn write_file(
-    place: &Place,
-    name: &[u8],
+/// Most files come whole in what is at hand: one write, and one pass of the checksum.
+fn write_content(
+    file: &mut std::fs::File,
     path: &[u8],
-    meta: &Meta,
     reader: &mut TarReader<impl BufRead>,
-) -> Result<(std::fs::File, Body), Error> {
+) -> Result<Body, Error> {
     let fail = write_error("write", path);
-    let file = node::create_file(place.dir.as_fd(), name).map_err(|e| fail(e.into()))?;
-    let mut file = std::fs::File::from(file);
-    let (mut sum, mut size) = (Sum::new(), 0_u64);
+    let mut sum: Option<Sum> = None;
+    let mut size = 0_u64;
     loop {
+        let last = reader.left();
         let piece = reader.content()?;
-        if piece.is_empty() {
-            break;
-        }
-        sum.update(piece);
+        let (count, whole) = (piece.len(), piece.len() as u64 == last);
         file.write_all(piece).map_err(&fail)?;
-        let count = piece.len();
         size += count as u64;
+        let checksum = match (&mut sum, whole) {
+            (None, true) => Some(Sum::of(piece)),
+            (sum, whole) => {
+                let sum = sum.get_or_insert_with(Sum::new);
+                sum.update(piece);
+                whole.then(|| sum.finish())
+            }
+        };
         reader.consume(count);
+        if let Some(checksum) = checksum {
+            return Ok(Body::File { size, checksum });
+        }
     }
-    node::set_meta_of(file.as_fd(), meta).map_err(&fail)?;
-    Ok((file, Body::File { size, checksum: sum.finish() }))
 }
 
 fn make_special(place: &Place, name: &[u8], entry: &Entry, meta: &Meta) -> io::Result<Body> {

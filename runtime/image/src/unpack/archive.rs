@@ -26,7 +26,7 @@ pub(crate) fn each_member(
     raw: impl BufRead,
     mut visit: impl FnMut(Member, &mut dyn Read) -> Result<(), crate::Error>,
 ) -> Result<(), crate::Error> {
-    let (_, plain) = decompress::open(raw).map_err(archive_read_error)?;
+    let plain = decompress::Inflater::open(raw).map_err(archive_read_error)?;
     let mut reader = TarReader::new(std::io::BufReader::with_capacity(256 << 10, plain));
     while let Some(entry) = reader.next().map_err(Error::from)? {
         visit(member(&entry), &mut Content(&mut reader))?;

@@ -1,7 +1,7 @@
 //! Fitting a layer to what lies below it: directories that its tar left out.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::FileType;
 
@@ -30,13 +30,13 @@ pub(super) fn fit(
             return Ok(false);
         }
     }
-    copy_attributes(root, facts, below, listing)?;
+    copy_attributes(root.as_fd(), facts, below, listing)?;
     Ok(true)
 }
 
 /// Gives implicit directories the owner, mode, attributes and times of their namesakes below.
 pub(super) fn copy_attributes(
-    root: &OwnedFd,
+    root: BorrowedFd<'_>,
     facts: &Facts,
     below: &MergedView,
     listing: &mut ListingWriter,
@@ -53,7 +53,7 @@ pub(super) fn copy_attributes(
     Ok(())
 }
 
-fn copy(root: &OwnedFd, path: &[u8], from: &OwnedFd) -> io::Result<Meta> {
-    let to = open_dir(root.as_fd(), path)?;
+fn copy(root: BorrowedFd<'_>, path: &[u8], from: &OwnedFd) -> io::Result<Meta> {
+    let to = open_dir(root, path)?;
     copy_dir_meta(from.as_fd(), to.as_fd())
 }

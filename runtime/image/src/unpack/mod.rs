@@ -8,6 +8,7 @@ mod archive;
 mod compose;
 mod decompress;
 mod facts;
+mod limits;
 mod links;
 #[allow(dead_code, unused_imports, reason = "the check after an unclean boot reads it")]
 pub(crate) mod listing;
@@ -26,6 +27,7 @@ pub(crate) use archive::{
     MemberKind, archive_read_error, each_member, each_member_in_place, format_of, is_compressed,
 };
 pub(crate) use facts::Facts;
+pub use limits::Limits;
 pub(crate) use listing::ListingWriter;
 pub use tar::TarError;
 
@@ -81,6 +83,16 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+    /// The layer passes one of the limits in the configuration.
+    #[error("more than {limit} {what}, the limit image.limits.{key}")]
+    Limit {
+        /// What there is more of.
+        what: &'static str,
+        /// The limit's key in the configuration.
+        key: &'static str,
+        /// The limit.
+        limit: u64,
+    },
     /// Making an entry failed.
     #[error("{action} {path:?}")]
     Write {
@@ -118,6 +130,7 @@ pub(crate) struct Expected {
     pub(crate) blob: Digest,
     pub(crate) blob_size: u64,
     pub(crate) diff_id: Digest,
+    pub(crate) limits: Limits,
     /// Told of what has been unpacked.
     pub(crate) meter: Arc<Meter>,
 }
@@ -159,8 +172,11 @@ pub(crate) fn unpack(
 ) -> Result<(Facts, Counts), Error> {
     pipe::run(pieces, expected, |stream| {
         let mut reader = tar::TarReader::new(stream);
-        let mut applier = apply::Applier::new(root, listing, below);
+        let mut applier = apply::Applier::new(root, listing, below, expected.limits);
+        let mut entries = 0;
         while let Some(entry) = reader.next()? {
+            entries += 1;
+            expected.limits.check_entries(entries)?;
             applier.apply(&entry, &mut reader)?;
         }
         reader.drain()?;

@@ -91,15 +91,26 @@ pub(super) fn make_whiteout(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> 
     Ok(rustix::fs::fsetxattr(dir, ORIGIN, b"", XattrFlags::empty())?)
 }
 
-/// An open file or directory gets its metadata. The owner goes first: changing it clears setuid
+/// An open file or directory gets its metadata but the time; what it has already is left alone,
+/// since every change is one more in the journal. The owner goes first: changing it clears setuid
 /// bits and capabilities.
 pub(super) fn set_meta_of(fd: BorrowedFd<'_>, meta: &Meta) -> io::Result<()> {
-    rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))?;
+    let stat = rustix::fs::fstat(fd)?;
+    let owned = (stat.st_uid, stat.st_gid) == (meta.uid, meta.gid);
+    if !owned {
+        rustix::fs::fchown(fd, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
+    }
+    if stat.st_mode & 0o7777 != meta.mode || !owned && meta.mode & 0o6000 != 0 {
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode))?;
+    }
     for (name, value) in &meta.xattrs {
         tolerate(name, rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()))?;
     }
-    Ok(rustix::fs::futimens(fd, &times(meta.mtime))?)
+    Ok(())
+}
+
+pub(super) fn set_time_of(fd: BorrowedFd<'_>, mtime: (i64, u32)) -> io::Result<()> {
+    Ok(rustix::fs::futimens(fd, &times(mtime))?)
 }
 
 /// The node `name`, of any kind, gets its metadata.
@@ -213,6 +224,7 @@ pub(crate) struct MetaOf {
 pub(crate) fn copy_dir_meta(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<Meta> {
     let meta = read_meta(from)?.meta;
     set_meta_of(to, &meta)?;
+    set_time_of(to, meta.mtime)?;
     Ok(meta)
 }
 
@@ -227,9 +239,10 @@ pub(super) fn copy_node(
     let body = match kind {
         FileType::RegularFile => {
             let mut source = std::fs::File::open(proc_path(from.as_fd()))?;
-            let mut target = std::fs::File::from(create_file(dir, name)?);
+            let mut target = std::fs::File::from(create_file(dir, name, meta.mode)?);
             let body = copy_content(&mut source, &mut target)?;
             set_meta_of(target.as_fd(), &meta)?;
+            set_time_of(target.as_fd(), meta.mtime)?;
             return Ok((meta, body));
         }
         FileType::Symlink => {
@@ -266,8 +279,13 @@ fn copy_content(source: &mut impl io::Read, target: &mut impl io::Write) -> io::
     }
 }
 
-/// A new, empty file; fails if the name is taken.
-pub(super) fn create_file(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+/// A new, empty file; fails if the name is taken. Special bits of the mode are left out: they are
+/// set once there is content.
+pub(super) fn create_file(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    mode: u32,
+) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o777))
 }

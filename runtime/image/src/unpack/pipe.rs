@@ -2,7 +2,11 @@
 //!
 //! ```text
 //! async receiver --Piece--> [blob hash, inflate] --chunks--> [tar hash, untar]
+//!                                                <-- empty --
 //! ```
+//!
+//! Two threads to a layer: what they do costs about the same. The chunks go round, so that no
+//! memory is asked for or touched anew while a layer streams by.
 
 use std::cell::Cell;
 use std::io::{BufRead, Read};
@@ -12,13 +16,27 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
-use super::{Counts, Error, Expected, Facts, Piece, decompress};
+use super::decompress::Inflater;
+use super::{Counts, Error, Expected, Facts, Piece};
 use crate::digest::Hasher;
 use crate::progress::Meter;
 
 const CHUNK: usize = 256 << 10;
-/// Chunks under way between inflating and writing.
-const CHUNKS: usize = 4;
+/// Chunks that go round between inflating and writing.
+const CHUNKS: usize = 6;
+
+/// A buffer of fixed length and how much of it is filled: nothing, at the stream's end.
+#[derive(Default)]
+struct Chunk {
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+/// The inflating side of the round.
+struct Lanes {
+    full: SyncSender<Chunk>,
+    empty: Receiver<Chunk>,
+}
 
 /// Whether the blob was read to its end, and so had the right length and digest.
 struct Verified(bool);
@@ -31,13 +49,19 @@ pub(super) fn run(
     expected: &Expected,
     apply: impl FnOnce(ChunkReader) -> Applied,
 ) -> Result<(Facts, Counts), Error> {
-    let (sender, chunks) = sync_channel(CHUNKS);
+    let (full, chunks) = sync_channel(CHUNKS);
+    let (returns, empty) = sync_channel(CHUNKS);
+    for _ in 0..CHUNKS {
+        // It has room for all.
+        let _ = returns.send(Chunk { bytes: vec![0; CHUNK], filled: 0 });
+    }
+    let lanes = Lanes { full, empty };
     std::thread::scope(|scope| {
         let inflater = std::thread::Builder::new()
             .name("inflate".to_owned())
-            .spawn_scoped(scope, move || inflate(pieces, expected, &sender))
+            .spawn_scoped(scope, move || inflate(pieces, expected, &lanes))
             .map_err(|e| Error::Thread(e.to_string()))?;
-        let applied = apply(ChunkReader::new(chunks, expected));
+        let applied = apply(ChunkReader::new(chunks, returns, expected));
         let inflated =
             inflater.join().map_err(|_| Error::Thread("inflating panicked".to_owned()))?;
         finish(applied, inflated, expected)
@@ -69,7 +93,7 @@ fn finish(
 fn inflate(
     pieces: mpsc::Receiver<Piece>,
     expected: &Expected,
-    sender: &SyncSender<Vec<u8>>,
+    lanes: &Lanes,
 ) -> Result<Verified, Error> {
     let outcome = Cell::new(None);
     let blob = BlobReader {
@@ -80,7 +104,7 @@ fn inflate(
         expected,
         outcome: &outcome,
     };
-    let result = inflate_all(blob, sender);
+    let result = inflate_all(blob, expected, lanes);
     match outcome.take() {
         Some(Err(cause)) => Err(cause),
         Some(Ok(())) => result.map(|()| Verified(true)),
@@ -89,22 +113,23 @@ fn inflate(
     }
 }
 
-fn inflate_all(blob: BlobReader<'_>, sender: &SyncSender<Vec<u8>>) -> Result<(), Error> {
-    let (format, mut plain) =
-        decompress::open(blob).map_err(|source| Error::Inflate { format: "none", source })?;
-    loop {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        plain
-            .by_ref()
-            .take(CHUNK as u64)
-            .read_to_end(&mut chunk)
-            .map_err(|source| Error::Inflate { format, source })?;
-        // An empty chunk is the word that the stream is complete.
-        let end = chunk.is_empty();
-        if sender.send(chunk).is_err() || end {
-            return Ok(());
+fn inflate_all(blob: BlobReader<'_>, expected: &Expected, lanes: &Lanes) -> Result<(), Error> {
+    let mut plain =
+        Inflater::open(blob).map_err(|source| Error::Inflate { format: "none", source })?;
+    let mut total = 0_u64;
+    // When the other side has gone away, its own error says why.
+    while let Ok(mut chunk) = lanes.empty.recv() {
+        let filled = plain.fill(&mut chunk.bytes);
+        chunk.filled =
+            filled.map_err(|source| Error::Inflate { format: plain.format(), source })?;
+        total += chunk.filled as u64;
+        expected.limits.check_size(plain.raw().received, total)?;
+        let end = chunk.filled == 0;
+        if lanes.full.send(chunk).is_err() || end {
+            break;
         }
     }
+    Ok(())
 }
 
 /// The blob as a reader: hashes what passes and verifies digest and length at the end.
@@ -183,8 +208,9 @@ impl BufRead for BlobReader<'_> {
 
 /// The inflated stream as a reader: hashes what passes.
 pub(super) struct ChunkReader {
-    chunks: Receiver<Vec<u8>>,
-    current: Vec<u8>,
+    chunks: Receiver<Chunk>,
+    returns: SyncSender<Chunk>,
+    current: Chunk,
     at: usize,
     hasher: Hasher,
     ended: bool,
@@ -192,13 +218,33 @@ pub(super) struct ChunkReader {
 }
 
 impl ChunkReader {
-    fn new(chunks: Receiver<Vec<u8>>, expected: &Expected) -> Self {
+    fn new(chunks: Receiver<Chunk>, returns: SyncSender<Chunk>, expected: &Expected) -> Self {
         let (hasher, meter) = (expected.diff_id.hasher(), expected.meter.clone());
-        Self { chunks, current: Vec::new(), at: 0, hasher, ended: false, meter }
+        let current = Chunk::default();
+        Self { chunks, returns, current, at: 0, hasher, ended: false, meter }
     }
 
     fn finish(self) -> crate::digest::Digest {
         self.hasher.finish()
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.current.bytes.get(self.at..self.current.filled).unwrap_or_default()
+    }
+
+    fn refill(&mut self) -> std::io::Result<()> {
+        self.meter.unpacked(self.current.filled);
+        // A channel that closes without the empty chunk belongs to a stream that broke.
+        let next = self.chunks.recv().map_err(|_| std::io::Error::other("cut short"))?;
+        let used = std::mem::replace(&mut self.current, next);
+        if !used.bytes.is_empty() {
+            // Nobody takes it any more once the stream has ended.
+            let _ = self.returns.send(used);
+        }
+        self.at = 0;
+        self.ended = self.current.filled == 0;
+        self.hasher.update(self.current.bytes.get(..self.current.filled).unwrap_or_default());
+        Ok(())
     }
 }
 
@@ -216,18 +262,13 @@ impl Read for ChunkReader {
 
 impl BufRead for ChunkReader {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
-        if self.at >= self.current.len() && !self.ended {
-            self.meter.unpacked(self.current.len());
-            // A channel that closes without the empty chunk belongs to a stream that broke.
-            self.current = self.chunks.recv().map_err(|_| std::io::Error::other("cut short"))?;
-            self.at = 0;
-            self.ended = self.current.is_empty();
-            self.hasher.update(&self.current);
+        if self.at >= self.current.filled && !self.ended {
+            self.refill()?;
         }
-        Ok(self.current.get(self.at..).unwrap_or_default())
+        Ok(self.rest())
     }
 
     fn consume(&mut self, count: usize) {
-        self.at = (self.at + count).min(self.current.len());
+        self.at = (self.at + count).min(self.current.filled);
     }
 }

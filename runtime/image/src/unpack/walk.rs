@@ -26,7 +26,7 @@ impl Applier<'_> {
     /// implicit, and the layers below (where known) have their say; without, missing is `None`.
     pub(super) fn walk(&mut self, parts: &[Vec<u8>], create: bool) -> Result<Option<Place>, Error> {
         let mut waiting: Vec<Vec<u8>> = parts.iter().rev().cloned().collect();
-        let mut stack = vec![self.root_place()?];
+        let mut stack = vec![self.root_place()];
         let mut symlinks = 0;
         while let Some(name) = waiting.pop() {
             if name == b".." {
@@ -37,6 +37,9 @@ impl Applier<'_> {
                 continue;
             }
             let Some(here) = stack.last().cloned() else { break };
+            if stack.len() > self.limits.path_depth {
+                return Err(self.too_deep());
+            }
             match self.step(&here, &name, create)? {
                 Step::Into(place) => stack.push(place),
                 Step::Missing => return Ok(None),
@@ -55,9 +58,47 @@ impl Applier<'_> {
         Ok(stack.pop())
     }
 
-    fn root_place(&self) -> Result<Place, Error> {
-        let dir = self.root.try_clone().map_err(write_error("open", b"/"))?;
-        Ok(Place { dir: Rc::new(dir), path: Vec::new() })
+    pub(super) fn root_place(&self) -> Place {
+        Place { dir: self.root.clone(), path: Vec::new() }
+    }
+
+    /// The directory for an entry. Most entries lie in or near the directory of the last, so the
+    /// directories on the way there are kept open.
+    pub(super) fn place(&mut self, parts: &[Vec<u8>]) -> Result<Place, Error> {
+        // With the layers below in view, any new node may put a symlink there out of sight.
+        if self.below.is_some() {
+            return self.walk_whole(parts);
+        }
+        // While on the way nothing that is kept can change: it lies above.
+        let mut trail = std::mem::take(&mut self.trail);
+        let shared = trail.iter().zip(parts).take_while(|((name, _), part)| name == *part).count();
+        trail.truncate(shared);
+        if parts.len() > self.limits.path_depth {
+            return Err(self.too_deep());
+        }
+        for name in parts.iter().skip(shared) {
+            let here = trail.last().map_or_else(|| self.root_place(), |(_, place)| place.clone());
+            match self.step(&here, name, true)? {
+                Step::Into(place) => trail.push((name.clone(), place)),
+                Step::Follow(_) | Step::Missing => {
+                    self.trail = trail;
+                    return self.walk_whole(parts);
+                }
+            }
+        }
+        let place = trail.last().map_or_else(|| self.root_place(), |(_, place)| place.clone());
+        self.trail = trail;
+        Ok(place)
+    }
+
+    fn too_deep(&self) -> Error {
+        let limit = self.limits.path_depth as u64;
+        Error::Limit { what: "names on a path", key: "path_depth", limit }
+    }
+
+    fn walk_whole(&mut self, parts: &[Vec<u8>]) -> Result<Place, Error> {
+        let place = self.walk(parts, true)?;
+        place.ok_or_else(|| entry_error(&parts.join(&b'/'), "is missing"))
     }
 
     fn step(&mut self, here: &Place, name: &[u8], create: bool) -> Result<Step, Error> {

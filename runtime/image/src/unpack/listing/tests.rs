@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::digest::Digest;
-use crate::unpack::{Expected, Piece, unpack};
+use crate::unpack::{Expected, Limits, Piece, unpack};
 
 mod damage;
 #[path = "../../../tests/it/tarball.rs"]
@@ -30,7 +30,8 @@ impl Layer {
         let digest = Digest::of(tar);
         let blob_size = tar.len() as u64;
         let (diff_id, meter) = (digest.clone(), std::sync::Arc::default());
-        let expected = Expected { blob: digest, blob_size, diff_id, meter };
+        let limits = Limits::default();
+        let expected = Expected { blob: digest, blob_size, diff_id, limits, meter };
         let root = std::fs::File::open(layer.fs()).unwrap();
         unpack(pieces, &expected, root.into(), &mut writer, None).unwrap();
         writer.finish().unwrap();

@@ -117,6 +117,11 @@ impl<R: BufRead> TarReader<R> {
         Ok(available.get(..wanted).unwrap_or_default())
     }
 
+    /// Bytes of the entry's content that are still to come.
+    pub(in crate::unpack) fn left(&self) -> u64 {
+        self.left
+    }
+
     /// Takes `count` bytes off what [`content`](Self::content) showed.
     pub(in crate::unpack) fn consume(&mut self, count: usize) {
         self.inner.consume(count);
