@@ -132,6 +132,7 @@ async fn build(config: &Config) -> Result<Parts, Error> {
         policy: Arc::new(policy::load(&config.image.policy)?),
         pinned: config.image.pinned.clone(),
         registry: registry(config),
+        limits: config.image.limits.of_store(),
         ..StoreConfig::new(config.root.join("image"))
     });
     let networks = Networks::open(NetworkConfig {

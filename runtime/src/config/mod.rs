@@ -3,6 +3,7 @@
 //! An unknown key is an error that names the key and its line; a value that can't be used is
 //! one that names the key and the value. No file at all means the defaults.
 
+mod limits;
 mod policy;
 mod raw;
 mod resolved;
@@ -10,6 +11,7 @@ mod resolved;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use limits::ImageLimits;
 pub use policy::{ImagePolicy, PolicyAction, PolicyRule};
 pub use resolved::{
     Cgroup, CgroupDriver, Config, Cri, Image, InvalidValue, Log, Metrics, Network, Registry,

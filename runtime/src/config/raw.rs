@@ -51,7 +51,17 @@ pub(super) struct Registry {
 pub(super) struct Image {
     pub(super) preload: Option<PathBuf>,
     pub(super) pinned: Option<Vec<String>>,
+    pub(super) limits: ImageLimits,
     pub(super) policy: ImagePolicy,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ImageLimits {
+    pub(super) layer_gib: Option<u64>,
+    pub(super) layer_entries: Option<u64>,
+    pub(super) expansion: Option<u64>,
+    pub(super) path_depth: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
+use super::limits::{self, ImageLimits};
 use super::policy::{self, ImagePolicy};
 use super::raw::Raw;
 
@@ -88,6 +89,8 @@ pub struct Image {
     pub preload: Option<PathBuf>,
     /// Names of images that kubelet's garbage collection must leave, with `*` for any text.
     pub pinned: Vec<String>,
+    /// What one layer may ask of the machine.
+    pub limits: ImageLimits,
     /// Which images may be used.
     pub policy: ImagePolicy,
 }
@@ -186,6 +189,12 @@ pub enum InvalidValue {
         /// What is wrong with it.
         why: String,
     },
+    /// A limit that would refuse everything.
+    #[error("{key}: 0 would refuse every layer")]
+    Zero {
+        /// The key.
+        key: &'static str,
+    },
     /// Not a log level.
     #[error("log.level: {value:?}: {reason}")]
     Level {
@@ -220,6 +229,7 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
         image: Image {
             preload: raw.image.preload.map(|p| absolute("image.preload", p)).transpose()?,
             pinned: raw.image.pinned.unwrap_or_default(),
+            limits: limits::resolve(&raw.image.limits)?,
             policy: policy::resolve(raw.image.policy)?,
         },
         shim: Shim {

@@ -78,6 +78,8 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
         ("[network]\nconf_dir = \"net.d\"", &["network.conf_dir", "net.d"]),
         ("[registry]\nconfig_path = \"certs.d\"", &["registry.config_path", "certs.d"]),
         ("[image]\npreload = \"images\"", &["image.preload", "images"]),
+        ("[image.limits]\nlayer_gib = 0", &["image.limits.layer_gib", "0"]),
+        ("[image.limits]\nexpansion = -1", &["line 2", "expansion"]),
         ("[image.policy]\naction = \"maybe\"", &["image.policy.action", "maybe"]),
         ("[image.policy]\naction = \"require\"", &["image.policy.keys", "at least one key"]),
         ("[image.policy]\nkeys = [\"/k\"]", &["image.policy.keys", "only action"]),

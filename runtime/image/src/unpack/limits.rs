@@ -30,7 +30,7 @@ impl Limits {
     pub(super) fn check_size(&self, blob: u64, tar: u64) -> Result<(), Error> {
         if tar > self.layer_bytes {
             let limit = self.layer_bytes;
-            return Err(Error::Limit { what: "bytes unpacked", key: "layer_bytes", limit });
+            return Err(Error::Limit { what: "bytes unpacked", key: "layer_gib", limit });
         }
         if tar > EXPANSION_FROM && tar / self.expansion.max(1) > blob {
             let (what, limit) = ("bytes unpacked for each byte of the blob", self.expansion);
@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(refused(10 << 20, 2000 << 20), "");
         assert_eq!(refused(10 << 20, 2001 << 20), "expansion");
         assert_eq!(refused(8 << 30, 8 << 30), "");
-        assert_eq!(refused(8 << 30, (8 << 30) + 1), "layer_bytes");
+        assert_eq!(refused(8 << 30, (8 << 30) + 1), "layer_gib");
         assert!(limits.check_entries(10_000_000).is_ok());
         assert!(limits.check_entries(10_000_001).is_err());
     }
