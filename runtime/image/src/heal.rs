@@ -7,36 +7,33 @@
 //! ```
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::digest::{Digest, InvalidDigest};
 use crate::error::Error;
+use crate::layers::intake::{Copying, Intake};
 use crate::layers::{self, Layers, blocking};
 use crate::manifest::Descriptor;
-use crate::progress::Meter;
 use crate::reference::Reference;
-use crate::registry::{RegistryConfig, Source};
+use crate::registry::{Net, RegistryConfig, Resume, Source};
 use crate::store::layer::LayerKey;
 use crate::store::{self, Image, ImageId, Store};
-use crate::unpack::Piece;
 
 /// Between two attempts to fetch what cannot be had.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(600)];
 /// How long a container's creation waits for its image.
 const WAIT: Duration = Duration::from_secs(60);
-const PIECE: usize = 256 << 10;
 
 /// Looks after a store's layers.
 pub(crate) struct Healer {
     pub(crate) store: Arc<Store>,
     pub(crate) layers: Arc<Layers>,
+    pub(crate) net: Arc<Net>,
     pub(crate) registry: RegistryConfig,
     /// Layers compared with their listings at a time.
     pub(crate) parallel: usize,
@@ -122,12 +119,14 @@ impl Healer {
     async fn refetch_from(&self, image: &Arc<Image>, name: Option<&String>) -> Result<(), Error> {
         let source = match name {
             Some(name) => {
-                let (reference, config) = (Reference::parse(name)?, self.registry.clone());
-                Some(blocking(move || Ok(Arc::new(Source::new(&reference, &config)?))).await?)
+                let reference = Reference::parse(name)?;
+                let (config, net) = (self.registry.clone(), self.net.clone());
+                Some(blocking(move || Ok(Source::new(&reference, None, &config, &net)?)).await?)
             }
             None => None,
         };
-        let origin = Arc::new(Origin { store: self.store.clone(), image: image.clone(), source });
+        let origin =
+            Arc::new(Origin { image: image.clone(), source, resume: self.registry.resume });
         let (blobs, diff_ids) = contents(image)?;
         let entry = self.layers.board.enter(name.unwrap_or(&image.id.to_string()).clone());
         let holds = self.layers.clone().all(&origin, &blobs, &diff_ids, &entry).await?;
@@ -178,42 +177,34 @@ fn contents(image: &Image) -> Result<(Vec<Descriptor>, Vec<Digest>), Error> {
     Ok((blobs.collect(), diff_ids.collect::<Result<_, InvalidDigest>>()?))
 }
 
-/// Kept blobs, and the registry for what is not kept.
+/// The registry for what is not kept: kept blobs are looked for before this is asked.
 struct Origin {
-    store: Arc<Store>,
     image: Arc<Image>,
-    source: Option<Arc<Source>>,
+    source: Option<Source>,
+    resume: Resume,
 }
 
 impl layers::Blobs for Origin {
     async fn send(
         self: Arc<Self>,
         blob: Descriptor,
-        to: mpsc::Sender<Piece>,
-        meter: Arc<Meter>,
+        range: Range<u64>,
+        to: &mut Intake,
     ) -> Result<(), Error> {
         if let Some(source) = &self.source {
-            return source.clone().send(blob, to, meter).await;
+            return Ok(source.download(&blob, range, to).await?);
         }
-        let Some(file) = self.store.blobs.open(&blob.digest) else {
-            let id = self.image.id.clone();
-            let reason = format!("layer {} is not kept here; pull or load it again", blob.digest);
-            return Err(store::Error::BeingRepaired { id, reason }.into());
-        };
-        blocking(move || send_all(file, &to, &meter)).await
+        let id = self.image.id.clone();
+        let reason = format!("layer {} is not kept here; pull or load it again", blob.digest);
+        Err(store::Error::BeingRepaired { id, reason }.into())
     }
-}
 
-fn send_all(mut file: std::fs::File, to: &mpsc::Sender<Piece>, meter: &Meter) -> Result<(), Error> {
-    loop {
-        let mut piece = Vec::with_capacity(PIECE);
-        let read = file.by_ref().take(PIECE as u64).read_to_end(&mut piece);
-        read.map_err(store::Error::io("read", std::path::Path::new("a kept blob")))?;
-        meter.received(piece.len());
-        let end = piece.is_empty();
-        let next = if end { Piece::End } else { Piece::Data(Bytes::from(piece)) };
-        if to.blocking_send(next).is_err() || end {
-            return Ok(());
-        }
+    fn distrust(&self, blob: &Digest) -> bool {
+        // Without a registry the next try says what is wrong.
+        self.source.as_ref().is_some_and(|source| source.distrust_servers(blob))
+    }
+
+    fn copying(&self) -> Copying {
+        Copying::Resume(self.resume)
     }
 }

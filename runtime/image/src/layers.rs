@@ -1,6 +1,9 @@
 //! Getting an image's layers: all at once, each in one pass, then fitted from the bottom up.
 
+pub(crate) mod intake;
+
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures_util::future::try_join_all;
@@ -10,6 +13,7 @@ use tokio::task::spawn_blocking;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::flight::Flights;
+use crate::layers::intake::{Copying, Intake};
 use crate::manifest::Descriptor;
 use crate::progress::{Board, Entry, LayerState, Meter};
 use crate::snapshot;
@@ -19,17 +23,26 @@ use crate::unpack::listing::LISTING;
 use crate::unpack::{self, Below, Counts, Expected, Facts, Limits, ListingWriter, Piece};
 
 /// Pieces of a blob that wait to be inflated. A piece is one read of a socket, 256 KiB at most.
-const PIECES: usize = 8;
+pub(crate) const PIECES: usize = 8;
 
 /// Where blobs come from: a registry or an archive.
 pub(crate) trait Blobs: Send + Sync + 'static {
-    /// Brings the blob piece by piece. A receiver that went away is no error.
+    /// Brings the bytes of `range`, in order; those up to the blob's end, if it can do no less.
+    /// That nobody takes them any more is no error.
     fn send(
         self: Arc<Self>,
         blob: Descriptor,
-        to: mpsc::Sender<Piece>,
-        meter: Arc<Meter>,
+        range: Range<u64>,
+        to: &mut Intake,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// What came was not the blob. Whether asking again may bring it, from elsewhere.
+    fn distrust(&self, _blob: &Digest) -> bool {
+        false
+    }
+
+    /// What becomes of a copy of the bytes.
+    fn copying(&self) -> Copying;
 }
 
 /// Unpacks layers, each once however many ask for it.
@@ -236,6 +249,7 @@ async fn pass(
     Ok(Arc::new(Unpacked::Ready(hold)))
 }
 
+/// What lies below, and what the first pass found out.
 type BelowHolds = (Vec<Arc<LayerHold>>, Facts);
 
 /// Receives a blob and unpacks it as it comes. Dropping the future closes the channel, at which
@@ -248,9 +262,48 @@ async fn stream(
     below: Option<BelowHolds>,
 ) -> Result<Made, Error> {
     let _permit = limit.acquire().await.map_err(|_| Error::Cancelled)?;
+    loop {
+        let mut local = false;
+        let made = receive(store, blobs, layer, below.clone(), &mut local).await;
+        match made {
+            Err(error) if is_not_the_blob(&error) => {
+                // Our own copy is the first to be doubted.
+                if local {
+                    intake::forget(&store.blobs, &layer.blob.digest);
+                } else if !blobs.distrust(&layer.blob.digest) {
+                    return Err(error);
+                }
+                tracing::warn!(digest = %layer.blob.digest, %error, "not the blob; asking again");
+            }
+            other => return other,
+        }
+    }
+}
+
+/// What another copy of the blob may cure.
+fn is_not_the_blob(error: &Error) -> bool {
+    use unpack::Error as Cause;
+    matches!(
+        error,
+        Error::Unpack(
+            Cause::BlobDigest { .. }
+                | Cause::BlobSize { .. }
+                | Cause::Inflate { .. }
+                | Cause::Tar(_)
+        )
+    )
+}
+
+/// One try of [`stream`]. `local` tells whether bytes from this machine's disk went into it.
+async fn receive(
+    store: &Arc<Store>,
+    blobs: &Arc<impl Blobs>,
+    layer: &Wanted,
+    below: Option<BelowHolds>,
+    local: &mut bool,
+) -> Result<Made, Error> {
     layer.meter.restart();
     let (sender, receiver) = mpsc::channel(PIECES);
-    let store = store.clone();
     let expected = Expected {
         blob: layer.blob.digest.clone(),
         blob_size: layer.blob.size,
@@ -258,19 +311,57 @@ async fn stream(
         limits: layer.limits,
         meter: layer.meter.clone(),
     };
-    let meter = layer.meter.clone();
+    let (meter, copying) = (layer.meter.clone(), blobs.copying());
+    let mut intake = Intake::new(sender, meter, store.blobs.clone(), layer.blob.clone(), copying);
     let sending = async {
-        let sent = blobs.clone().send(layer.blob.clone(), sender, meter.clone()).await;
-        meter.set(LayerState::Unpacking);
-        sent
+        let sent = fill(store, blobs, &layer.blob, &mut intake).await;
+        layer.meter.set(LayerState::Unpacking);
+        *local = intake.local;
+        sent?;
+        Ok::<_, Error>(intake.end().await)
     };
-    let unpacking = blocking(move || unpack_into_staging(&store, receiver, &expected, below));
+    let into = store.clone();
+    let unpacking = blocking(move || unpack_into_staging(&into, receiver, &expected, below));
     let (sent, made) = tokio::join!(sending, unpacking);
-    match (sent, made) {
-        // A failed unpacking closes the channel; a failed download cuts the unpacking short.
-        (Err(error), _) => Err(error),
-        (Ok(()), made) => made,
+    // A failed download cuts the unpacking short: its word counts then. A copy stays, and the
+    // next download goes on with it.
+    let copied = sent?;
+    if let Some(copied) = copied {
+        let verified = made.is_ok();
+        spawn_blocking(move || copied.settle(verified))
+            .await
+            .map_err(|e| store::Error::Task(e.to_string()))?;
     }
+    made
+}
+
+/// Brings all of a blob: from a kept copy, from what an earlier download left, and the rest from
+/// where blobs come from.
+async fn fill(
+    store: &Arc<Store>,
+    blobs: &Arc<impl Blobs>,
+    blob: &Descriptor,
+    to: &mut Intake,
+) -> Result<(), Error> {
+    if let Some(kept) = store.blobs.open(&blob.digest) {
+        let _ = to.replay(kept).await;
+        return Ok(());
+    }
+    if let Some(earlier) = to.earlier().await {
+        if earlier.offset > 0 {
+            blobs.clone().send(blob.clone(), 0..earlier.offset, to).await?;
+        }
+        if to.at() != earlier.offset {
+            // The source knows no ranges, or has failed.
+            earlier.discard();
+        } else if to.resume(earlier).await.is_err() {
+            return Ok(());
+        }
+    }
+    if to.at() < blob.size || blob.size == 0 {
+        blobs.clone().send(blob.clone(), to.at()..blob.size, to).await?;
+    }
+    Ok(())
 }
 
 fn unpack_into_staging(

@@ -47,7 +47,7 @@ pub use manifest::Error as ManifestError;
 pub use oci_spec::image::ImageConfiguration;
 pub use progress::{LayerState, LayerStatus, PullState, PullStatus};
 pub use reference::{InvalidReference, Reference};
-pub use registry::{Credentials, Error as RegistryError, RegistryConfig};
+pub use registry::{Chunks, Credentials, Error as RegistryError, Proxies, RegistryConfig, Resume};
 pub use snapshot::{Error as SnapshotError, Snapshot};
 pub use store::{
     DiskUsage, Error as StoreError, FsUsage, FsckOptions, FsckReport, GcOptions, GcReport, Image,
@@ -61,6 +61,7 @@ use heal::Healer;
 use layers::{Layers, blocking};
 use pins::Pins;
 use policy::Policy;
+use registry::Net;
 use store::Store;
 
 /// What a store needs to know.
@@ -127,6 +128,8 @@ pub struct ImageStore {
     layers: Arc<Layers>,
     policy: Arc<Policy>,
     pins: Pins,
+    net: Arc<Net>,
+    keep_blobs: bool,
     pulls: Flights<PullKey, Result<ImageId, Arc<Error>>>,
     healer: Arc<Healer>,
     tasks: [JoinHandle<()>; 2],
@@ -148,20 +151,25 @@ impl ImageStore {
         let store = blocking(move || {
             let writable = config.writable.as_ref().unwrap_or(&config.root);
             let store = Store::open(&config.root, writable, config.boot_id.clone())?;
+            let Resume { max_bytes, max_age, .. } = Resume::default();
+            store.blobs.trim_partials(max_bytes, max_age);
             Ok((store, config))
         });
         let (store, config) = store.await?;
         let layers = Arc::new(Layers::new(store.clone(), config.parallel_layers, config.limits));
         let (policy, pins) = (config.policy, Pins::new(&config.pinned));
+        let net = Arc::<Net>::default();
         let healer = Arc::new(Healer {
             store: store.clone(),
+            net: net.clone(),
             layers: layers.clone(),
             registry: config.registry,
             parallel: config.parallel_checks,
             failures: std::sync::Mutex::default(),
         });
         let tasks = [tokio::spawn(keep_tidy(store.clone())), tokio::spawn(healer.clone().run())];
-        Ok(Arc::new(Self { store, layers, policy, pins, pulls: Flights::new(), healer, tasks }))
+        let (pulls, keep_blobs) = (Flights::new(), config.keep_blobs);
+        Ok(Arc::new(Self { store, layers, policy, pins, net, keep_blobs, pulls, healer, tasks }))
     }
 
     /// Pulls an image and returns its id. Equal pulls under way are joined; when the last
@@ -182,12 +190,14 @@ impl ImageStore {
         reference: &Reference,
         credentials: Option<Credentials>,
         registry: &RegistryConfig,
-        options: PullOptions,
+        mut options: PullOptions,
     ) -> Result<ImageId, Error> {
+        options.keep_blobs |= self.keep_blobs;
         let start = || {
             let pull = pull::Pull {
                 store: self.store.clone(),
                 layers: self.layers.clone(),
+                net: self.net.clone(),
                 reference: reference.clone(),
                 credentials: credentials.clone(),
                 registry: registry.clone(),

@@ -1,20 +1,20 @@
 //! Pulling an image: resolve, choose, fetch its configuration and layers, list it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use crate::PullOptions;
+use crate::digest::Digest;
 use crate::error::Error;
+use crate::layers::intake::{Copying, Intake};
 use crate::layers::{Blobs, Layers, blocking};
 use crate::manifest::{self, Descriptor, Document, Manifest};
 use crate::platform::Platform;
 use crate::policy::{self, Policy, Subject};
-use crate::progress::{Meter, PullState};
+use crate::progress::PullState;
 use crate::reference::Reference;
-use crate::registry::{Credentials, Fetched, RegistryConfig, Source};
+use crate::registry::{Credentials, Fetched, Net, RegistryConfig, Source};
 use crate::store::{ImageId, NewImage, Store};
-use crate::unpack::Piece;
 
 /// Indexes within indexes.
 const MAX_DEPTH: usize = 4;
@@ -23,24 +23,29 @@ const MAX_DEPTH: usize = 4;
 pub(crate) struct Pull {
     pub(crate) store: Arc<Store>,
     pub(crate) layers: Arc<Layers>,
+    pub(crate) net: Arc<Net>,
     pub(crate) reference: Reference,
-    #[allow(dead_code, reason = "sent with the next slice")]
     pub(crate) credentials: Option<Credentials>,
     pub(crate) registry: RegistryConfig,
     pub(crate) policy: Arc<Policy>,
-    #[allow(dead_code, reason = "followed with the next slice")]
     pub(crate) options: PullOptions,
 }
 
 impl Pull {
     /// Does all of it. Dropping the future stops it; nothing is listed before all is there.
     pub(crate) async fn run(self) -> Result<ImageId, Error> {
-        let Self { store, layers, reference, registry, policy, .. } = self;
+        let Self { store, layers, net, reference, credentials, registry, policy, options } = self;
         policy::check_name(&policy, &reference)?;
         let entry = layers.board.enter(reference.to_string());
+        let keep = options.keep_blobs;
+        let copying = if keep { Copying::Keep } else { Copying::Resume(registry.resume) };
         let source = {
-            let reference = reference.clone();
-            blocking(move || Ok(Arc::new(Source::new(&reference, &registry)?))).await?
+            let (reference, blobs) = (reference.clone(), store.blobs.clone());
+            let start = move || {
+                blobs.trim_partials(registry.resume.max_bytes, registry.resume.max_age);
+                Ok(Source::new(&reference, credentials.as_ref(), &registry, &net)?)
+            };
+            blocking(start).await?
         };
         let top = source.top().await?;
         let (top_digest, top_bytes) = (top.digest.clone(), top.bytes.clone());
@@ -49,10 +54,13 @@ impl Pull {
         if manifest.digest != top_digest {
             subjects.push(Subject { digest: &manifest.digest, bytes: &manifest_bytes });
         }
-        let verified = policy::check(&policy, &reference, &subjects, &*source).await?;
+        let verified = policy::check(&policy, &reference, &subjects, &source).await?;
         let config_bytes = source.small_blob(&manifest.config).await?;
         let (_, diff_ids) = manifest::parse_config(&manifest, &config_bytes)?;
-        let holds = layers.all(&source, &manifest.layers, &diff_ids, &entry).await?;
+        let kept = manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
+        let _kept = store.blobs.hold(kept);
+        let blobs = Arc::new(RegistryBlobs { source, copying });
+        let holds = layers.all(&blobs, &manifest.layers, &diff_ids, &entry).await?;
         entry.set(PullState::Finishing);
         let image = NewImage {
             manifest_text: manifest::text(&manifest.digest, manifest_bytes)?,
@@ -84,23 +92,27 @@ async fn choose(source: &Source, top: Fetched) -> Result<(Manifest, Vec<u8>), Er
     Err(manifest::Error::TooDeep { digest: fetched.digest }.into())
 }
 
-impl Blobs for Source {
+/// A registry's blobs, and whether this pull keeps them.
+struct RegistryBlobs {
+    source: Source,
+    copying: Copying,
+}
+
+impl Blobs for RegistryBlobs {
     async fn send(
         self: Arc<Self>,
         blob: Descriptor,
-        to: mpsc::Sender<Piece>,
-        meter: Arc<Meter>,
+        range: Range<u64>,
+        to: &mut Intake,
     ) -> Result<(), Error> {
-        let mut body = self.blob(&blob).await?;
-        meter.comes_from(body.host());
-        while let Some(data) = body.next().await? {
-            meter.received(data.len());
-            if to.send(Piece::Data(data)).await.is_err() {
-                // The unpacking has failed and says why.
-                return Ok(());
-            }
-        }
-        let _ = to.send(Piece::End).await;
-        Ok(())
+        Ok(self.source.download(&blob, range, to).await?)
+    }
+
+    fn distrust(&self, blob: &Digest) -> bool {
+        self.source.distrust_servers(blob)
+    }
+
+    fn copying(&self) -> Copying {
+        self.copying
     }
 }

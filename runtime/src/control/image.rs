@@ -28,6 +28,7 @@ fn credentials(given: Option<control::Credentials>) -> Option<Credentials> {
         password: given.password,
         identity_token: given.identity_token,
         registry_token: given.registry_token,
+        ..Credentials::default()
     };
     (credentials != Credentials::default()).then_some(credentials)
 }

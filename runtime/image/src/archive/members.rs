@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use super::{archive_error, progress::LoadProgress};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::progress::Meter;
 use crate::store::layer::Staging;
 use crate::store::{self, Store};
 use crate::unpack::{self, MemberKind, Piece};
@@ -227,7 +226,7 @@ impl Place {
     }
 
     /// Brings its bytes piece by piece. A receiver that went away is no error.
-    pub(super) fn send(&self, to: &mpsc::Sender<Piece>, meter: &Meter) -> Result<(), Error> {
+    pub(super) fn send(&self, to: &mpsc::Sender<Piece>) -> Result<(), Error> {
         let mut file = self.open()?;
         loop {
             let mut piece = Vec::with_capacity(PIECE);
@@ -236,7 +235,6 @@ impl Place {
                 .read_to_end(&mut piece)
                 .map_err(store::Error::io("read", &self.path))?;
             let end = piece.is_empty();
-            meter.received(piece.len());
             let next = if end { Piece::End } else { Piece::Data(Bytes::from(piece)) };
             if to.blocking_send(next).is_err() || end {
                 return Ok(());

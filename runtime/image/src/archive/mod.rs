@@ -11,6 +11,7 @@ mod oci;
 mod progress;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,9 +21,9 @@ pub use progress::LoadProgress;
 
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::layers::{Blobs, Layers, blocking};
+use crate::layers::intake::{Copying, Intake};
+use crate::layers::{Blobs, Layers, PIECES, blocking};
 use crate::manifest::{self, Descriptor, Manifest};
-use crate::progress::Meter;
 use crate::reference::Reference;
 use crate::store::layer::LayerHold;
 use crate::store::{ImageId, NewImage, Store};
@@ -110,6 +111,8 @@ async fn all(
         Ok((Arc::new(members), plans))
     })
     .await?;
+    let all = plans.iter().flat_map(|plan| &plan.manifest.layers);
+    let _kept = store.blobs.hold(all.map(|layer| layer.digest.clone()).collect());
     let mut ready = Vec::with_capacity(plans.len());
     for plan in plans {
         let holds = unpack(&layers, &members, &plan, progress).await?;
@@ -193,10 +196,18 @@ impl Blobs for ArchiveBlobs {
     async fn send(
         self: Arc<Self>,
         blob: Descriptor,
-        to: mpsc::Sender<Piece>,
-        meter: Arc<Meter>,
+        _range: Range<u64>,
+        to: &mut Intake,
     ) -> Result<(), Error> {
-        blocking(move || self.place(&blob)?.send(&to, &meter)).await
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let reading = blocking(move || self.place(&blob)?.send(&sender));
+        let (sent, ()) = tokio::join!(reading, to.relay(receiver));
+        sent
+    }
+
+    /// What is loaded can come from nowhere else.
+    fn copying(&self) -> Copying {
+        Copying::Keep
     }
 }
 

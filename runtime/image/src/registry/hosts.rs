@@ -3,12 +3,12 @@
 //! Format: <https://github.com/containerd/containerd/blob/main/docs/hosts.md>. As there, unknown
 //! keys are let pass (with a warning in the log); unknown capabilities are an error.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::Error;
+use super::{Error, connect};
 
 /// One host to ask, mirrors first, the registry itself last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +19,14 @@ pub(super) struct Host {
     pub(super) authority: String,
     pub(super) pull: bool,
     pub(super) resolve: bool,
+    pub(super) push: bool,
+    /// To connect, in place of the node's own.
+    pub(super) dial_timeout: Option<Duration>,
     pub(super) skip_verify: bool,
     /// PEM files with further authorities.
     pub(super) ca: Vec<PathBuf>,
+    /// PEM files with certificates to show, each with the file of its key.
+    pub(super) client: Vec<(PathBuf, PathBuf)>,
     /// Sent with each request.
     pub(super) headers: Vec<(String, String)>,
 }
@@ -50,17 +55,18 @@ fn directory(root: &Path, registry: &str) -> Option<PathBuf> {
         .find(|dir| dir.is_dir())
 }
 
-/// Docker's older layout: a directory without `hosts.toml` may hold authorities as `*.crt`.
+/// Docker's older layout: a directory without `hosts.toml` may hold authorities as `*.crt`, and
+/// certificates to show as `*.cert` with `*.key`.
 fn without_file(dir: &Path, registry: &str) -> Result<Vec<Host>, Error> {
     let entries = std::fs::read_dir(dir)
         .map_err(|e| Error::Hosts { path: dir.display().to_string(), reason: e.to_string() })?;
-    let mut ca: Vec<_> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "crt"))
-        .collect();
-    ca.sort();
-    Ok(vec![Host { ca, ..default_host(registry) }])
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    let of = |kind: &'static str| {
+        files.iter().filter(move |path| path.extension().is_some_and(|ext| ext == kind)).cloned()
+    };
+    let client = of("cert").map(|cert| (cert.clone(), cert.with_extension("key"))).collect();
+    Ok(vec![Host { ca: of("crt").collect(), client, ..default_host(registry) }])
 }
 
 /// The registry itself: https, but http on this machine's own loopback.
@@ -72,8 +78,11 @@ fn default_host(registry: &str) -> Host {
         authority: authority.to_owned(),
         pull: true,
         resolve: true,
+        push: true,
+        dial_timeout: None,
         skip_verify: false,
         ca: Vec::new(),
+        client: Vec::new(),
         headers: Vec::new(),
     }
 }
@@ -83,8 +92,7 @@ fn is_loopback(authority: &str) -> bool {
         Some((host, port)) if !port.contains(']') => host,
         _ => authority,
     };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    connect::is_loopback(host)
 }
 
 fn parse(text: &str, dir: &Path, registry: &str) -> Result<Vec<Host>, String> {
@@ -116,18 +124,19 @@ fn warn_unknown(settings: &Table, further: &[&str], dir: &Path) {
 }
 
 fn host(address: &str, settings: &Table, dir: &Path) -> Result<Host, String> {
-    if settings.contains_key("client") {
-        return Err("client: client certificates are not supported yet".to_owned());
-    }
     let (base, authority) = base(address, boolean(settings, "override_path")?)?;
-    let (pull, resolve) = capabilities(settings)?;
+    let [pull, resolve, push] = capabilities(settings)?;
+    let rooted = |path: &str| dir.join(path);
     Ok(Host {
         base,
         authority,
         pull,
         resolve,
+        push,
+        dial_timeout: string(settings, "dial_timeout")?.map(duration).transpose()?,
         skip_verify: boolean(settings, "skip_verify")?,
-        ca: strings(settings, "ca")?.into_iter().map(|ca| dir.join(ca)).collect(),
+        ca: strings(settings, "ca")?.iter().map(|ca| rooted(ca)).collect(),
+        client: client(settings)?.iter().map(|(c, k)| (rooted(c), rooted(k))).collect(),
         headers: headers(settings)?,
     })
 }
@@ -153,17 +162,68 @@ fn base(address: &str, override_path: bool) -> Result<(String, String), String> 
     Ok((base, authority))
 }
 
-fn capabilities(settings: &Table) -> Result<(bool, bool), String> {
+/// Pull, resolve, push; all of them unless some are named.
+fn capabilities(settings: &Table) -> Result<[bool; 3], String> {
     let named = strings(settings, "capabilities")?;
     if named.is_empty() {
-        return Ok((true, true));
+        return Ok([true; 3]);
     }
     let known = ["pull", "resolve", "push", "referrers"];
     if let Some(unknown) = named.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(format!("capabilities: {unknown:?} is unknown"));
     }
     let has = |wanted: &str| named.iter().any(|name| name == wanted);
-    Ok((has("pull"), has("resolve")))
+    Ok([has("pull"), has("resolve"), has("push")])
+}
+
+/// One file with certificate and key, a list of such, or a list of pairs of files, of which the
+/// second may be empty.
+fn client(settings: &Table) -> Result<Vec<(String, String)>, String> {
+    let wrong = || "client is neither a string nor a list of strings or pairs".to_owned();
+    let both = |file: &str| (file.to_owned(), file.to_owned());
+    let pair = |item: &Value| match item {
+        Value::String(one) => Some(both(one)),
+        Value::Array(pair) => match (pair.first()?.as_str()?, pair.get(1), pair.len()) {
+            (cert, None, 1) => Some(both(cert)),
+            (cert, Some(Value::String(key)), 2) if key.is_empty() => Some(both(cert)),
+            (cert, Some(Value::String(key)), 2) => Some((cert.to_owned(), key.clone())),
+            _ => None,
+        },
+        _ => None,
+    };
+    match settings.get("client") {
+        None => Ok(Vec::new()),
+        Some(Value::String(one)) => Ok(vec![both(one)]),
+        Some(Value::Array(list)) => list.iter().map(|item| pair(item).ok_or_else(wrong)).collect(),
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// As Go writes them: `10s`, `1m30s`, `250ms`, `1.5h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("dial_timeout: {text:?} is no duration such as \"10s\"");
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| c != '.' && !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, after) = rest.split_at_checked(digits).ok_or_else(wrong)?;
+        let end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, next) = after.split_at_checked(end).ok_or_else(wrong)?;
+        let scale = match unit {
+            "ns" => 1e-9,
+            "us" | "\u{b5}s" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(wrong()),
+        };
+        seconds += number.parse::<f64>().map_err(|_| wrong())? * scale;
+        rest = next;
+    }
+    // containerd takes none as its own.
+    let found = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    if found.is_zero() { Err(wrong()) } else { Ok(found) }
 }
 
 fn headers(settings: &Table) -> Result<Vec<(String, String)>, String> {
@@ -256,6 +316,45 @@ mod tests {
     }
 
     #[test]
+    fn client_certificates_come_in_three_forms() {
+        let clients = |client: &str| {
+            let hosts = parsed(&format!("[host.\"https://a\"]\nclient = {client}")).unwrap();
+            hosts[0].client.clone()
+        };
+        let pair = |cert: &str, key: &str| {
+            (Path::new("/certs/x").join(cert), Path::new("/certs/x").join(key))
+        };
+        assert_eq!(clients("\"one.pem\""), [pair("one.pem", "one.pem")]);
+        assert_eq!(
+            clients("[\"one.pem\", \"/two.pem\"]"),
+            [pair("one.pem", "one.pem"), pair("/two.pem", "/two.pem")]
+        );
+        assert_eq!(
+            clients("[[\"one.pem\", \"one.key\"], [\"two.pem\", \"\"], [\"three.pem\"]]"),
+            [
+                pair("one.pem", "one.key"),
+                pair("two.pem", "two.pem"),
+                pair("three.pem", "three.pem")
+            ]
+        );
+    }
+
+    #[test]
+    fn durations_are_go_s() {
+        let table = [("10s", 10_000), ("1m30s", 90_000), ("250ms", 250), ("1.5h", 5_400_000)];
+        for (text, millis) in table {
+            assert_eq!(duration(text).unwrap(), Duration::from_millis(millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn capabilities_are_all_unless_some_are_named() {
+        let hosts = parsed("capabilities = [\"push\"]\n[host.\"https://a\"]").unwrap();
+        let has = |host: &Host| (host.pull, host.resolve, host.push);
+        assert_eq!((has(&hosts[0]), has(&hosts[1])), ((true, true, true), (false, false, true)));
+    }
+
+    #[test]
     fn without_a_server_the_registry_itself_is_asked() {
         let hosts = parsed("skip_verify = true").unwrap();
         assert_eq!(hosts.len(), 1);
@@ -270,7 +369,11 @@ mod tests {
             ("[host.\"https://a\"]\ncapabilities = [\"fly\"]", "fly"),
             ("[host.\"https://a\"]\nskip_verify = \"yes\"", "skip_verify"),
             ("[host.\"https://a\"]\nca = 3", "ca"),
-            ("[host.\"https://a\"]\nclient = \"x.pem\"", "client"),
+            ("[host.\"https://a\"]\nclient = 3", "client"),
+            ("[host.\"https://a\"]\nclient = [[\"a\", \"b\", \"c\"]]", "client"),
+            ("[host.\"https://a\"]\ndial_timeout = 3", "dial_timeout"),
+            ("[host.\"https://a\"]\ndial_timeout = \"3\"", "dial_timeout"),
+            ("[host.\"https://a\"]\ndial_timeout = \"0s\"", "dial_timeout"),
             ("[host.\"ftp://a\"]", "ftp"),
             ("host = 1", "host"),
             ("server = ", "1"),

@@ -1,16 +1,26 @@
 //! Speaking with registries: where to ask ([`hosts`]), how ([`client`]), for what ([`source`],
 //! [`beside`]).
 
-#[allow(dead_code, reason = "the policy that uses it is being built")]
+mod auth;
 pub(crate) mod beside;
+mod body;
+mod challenge;
 mod client;
+mod connect;
+mod credentials;
+mod download;
 mod hosts;
+mod net;
 mod source;
 mod tls;
+mod tries;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use connect::Proxies;
+pub use credentials::Credentials;
+pub(crate) use net::Net;
 pub(crate) use source::{Fetched, Source};
 
 use crate::digest::Digest;
@@ -22,44 +32,94 @@ pub struct RegistryConfig {
     /// The directory with a `hosts.toml` per registry, in containerd's format, re-read at each
     /// pull. `None`: every registry is asked directly.
     pub config_path: Option<PathBuf>,
-    /// To connect, TLS handshake included.
+    /// Docker's `config.json` with credentials for all pulls of the node, re-read at each pull.
+    /// One that is not there is well.
+    pub auth_file: Option<PathBuf>,
+    /// To connect, unless `hosts.toml` says otherwise.
     pub connect_timeout: Duration,
-    /// From sending a request to the head of its answer.
+    /// From sending a request to the head of its answer, TLS handshake included.
     pub response_timeout: Duration,
     /// A body that brings nothing for this long has stalled.
     pub stall_timeout: Duration,
+    /// So has one that brings fewer bytes per second over such a span.
+    pub min_rate: u64,
+    /// How often all hosts are asked again that did not serve but may yet.
+    pub retries: u32,
+    /// Before the first of these; doubles with each.
+    pub retry_pause: Duration,
+    /// For so long a host that failed is asked after the others.
+    pub avoid_for: Duration,
+    /// Connections to one host at a time, over all pulls; at least one.
+    pub connections_per_host: usize,
+    /// Bytes per second that all pulls together may receive.
+    pub bandwidth: Option<u64>,
+    /// Fetch large layers in several ranges at once.
+    pub chunks: Option<Chunks>,
+    /// What is kept of downloads that are broken off.
+    pub resume: Resume,
+    /// Proxies; the environment's by default.
+    pub proxies: Proxies,
 }
 
 impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
             config_path: None,
+            auth_file: None,
             connect_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(30),
+            min_rate: 1 << 10,
+            retries: 4,
+            retry_pause: Duration::from_millis(250),
+            avoid_for: Duration::from_secs(30),
+            connections_per_host: 8,
+            bandwidth: None,
+            chunks: None,
+            resume: Resume::default(),
+            proxies: Proxies::from_env(),
         }
     }
 }
 
-/// What a caller gives to be let in; as in CRI's AuthConfig. Never stored, never logged.
-///
-/// Nothing is sent with them yet: a registry that asks for them is told apart by
-/// [`ErrorKind::Unauthorized`].
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct Credentials {
-    /// A user's name, with `password`.
-    pub username: String,
-    /// The password of `username`.
-    pub password: String,
-    /// To be exchanged for an access token.
-    pub identity_token: String,
-    /// A bearer token as it is.
-    pub registry_token: String,
+/// A layer in several ranges at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunks {
+    /// Bytes per request; a layer of no more than two such is fetched in one. At least 64 KiB.
+    pub size: u32,
+    /// Chunks in memory at a time, over all pulls; at least one.
+    pub count: usize,
 }
 
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Credentials(..)")
+impl Chunks {
+    fn size(self) -> u64 {
+        u64::from(self.size.max(64 << 10))
+    }
+
+    fn step(self) -> usize {
+        usize::try_from(self.size()).unwrap_or(usize::MAX)
+    }
+
+    fn count(self) -> usize {
+        self.count.max(1)
+    }
+}
+
+/// What is kept of downloads that are broken off, so that a later one goes on with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resume {
+    /// A download is kept from here on: quick ones are not worth a second copy on disk.
+    pub after: Duration,
+    /// All that is kept, together; 0 keeps nothing.
+    pub max_bytes: u64,
+    /// Nothing is kept longer.
+    pub max_age: Duration,
+}
+
+impl Default for Resume {
+    fn default() -> Self {
+        let (after, max_age) = (Duration::from_secs(3), Duration::from_secs(24 * 3600));
+        Self { after, max_bytes: 8 << 30, max_age }
     }
 }
 
@@ -108,6 +168,8 @@ pub enum Error {
         status: hyper::StatusCode,
         /// The registry's own words, if any.
         detail: String,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
     },
     /// The host answered with something other than asked for.
     #[error("{url}: {reason}")]
@@ -128,12 +190,22 @@ pub enum Error {
         actual: Digest,
     },
     /// A body stopped coming.
-    #[error("{url}: no data for {seconds} s")]
+    #[error("{url}: stalled, {brought} bytes in {:.1} s", .span.as_secs_f32())]
     Stalled {
         /// What was asked for.
         url: String,
-        /// The limit that passed.
-        seconds: u64,
+        /// What was waited.
+        span: Duration,
+        /// What that brought.
+        brought: u64,
+    },
+    /// The file with the node's credentials cannot be used.
+    #[error("registry credentials {path}: {reason}")]
+    AuthFile {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// All hosts failed.
     #[error("{}", .attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
@@ -148,7 +220,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Hosts { .. } | Self::NoHost { .. } => ErrorKind::Invalid,
+            Self::Hosts { .. } | Self::AuthFile { .. } | Self::NoHost { .. } => ErrorKind::Invalid,
             Self::Status { status, .. } => match status.as_u16() {
                 404 => ErrorKind::NotFound,
                 401 | 403 => ErrorKind::Unauthorized,
@@ -159,6 +231,19 @@ impl Error {
             }
             Self::BadAnswer { .. } | Self::WrongDigest { .. } => ErrorKind::Invalid,
             Self::AllHosts { attempts } => kind_of_all(attempts),
+        }
+    }
+}
+
+impl Error {
+    /// Whether the same host may serve a little later.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => {
+                status.is_server_error() || matches!(status.as_u16(), 408 | 429)
+            }
+            Self::Transport { .. } | Self::Stalled { .. } => true,
+            _ => false,
         }
     }
 }

@@ -1,21 +1,45 @@
 //! One repository on all the hosts that may have it: the first that answers well is taken.
 
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use hyper::header::{CONTENT_TYPE, HeaderMap};
 
-use super::client::{Body, Client, content_length};
+use super::client::{Client, content_length};
+use super::credentials::{AuthFile, choose};
 use super::hosts::{Host, hosts};
-use super::{Error, RegistryConfig};
+use super::net::Net;
+use super::tries::Tries;
+use super::{Credentials, Error, RegistryConfig};
 use crate::digest::Digest;
 use crate::manifest::{ACCEPT, Descriptor, MAX_MANIFEST};
 use crate::reference::Reference;
 
-const PULL: &str = "pull";
-const RESOLVE: &str = "resolve";
+pub(super) const PULL: &str = "pull";
+pub(super) const RESOLVE: &str = "resolve";
+pub(super) const PUSH: &str = "push";
 
 /// A repository to fetch from.
 pub(crate) struct Source {
-    reference: Reference,
-    hosts: Vec<(Host, Client)>,
+    pub(super) reference: Reference,
+    pub(super) config: Arc<RegistryConfig>,
+    pub(super) net: Arc<Net>,
+    pub(super) endpoints: Vec<Endpoint>,
+    /// Whose bytes went into a blob, and whose turned out not to be the blob's.
+    servers: Mutex<HashMap<Digest, Servers>>,
+}
+
+/// See [`Source::distrust`].
+#[derive(Default)]
+struct Servers {
+    now: BTreeSet<usize>,
+    distrusted: BTreeSet<usize>,
+}
+
+/// One host that may have the repository.
+pub(super) struct Endpoint {
+    pub(super) host: Host,
+    pub(super) client: Client,
 }
 
 /// A manifest or index as its registry sent it, its digest verified.
@@ -26,24 +50,35 @@ pub(crate) struct Fetched {
 }
 
 impl Source {
-    /// Reads the registry's `hosts.toml` and makes a client per host. Blocks on small files.
-    pub(crate) fn new(reference: &Reference, config: &RegistryConfig) -> Result<Self, Error> {
-        let hosts = hosts(config.config_path.as_deref(), reference.registry())?
-            .into_iter()
-            .map(|host| Client::new(&host, config).map(|client| (host, client)))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { reference: reference.clone(), hosts })
+    /// Reads the registry's `hosts.toml` and the auth file and makes a client per host. Blocks
+    /// on small files.
+    pub(crate) fn new(
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+        config: &RegistryConfig,
+        net: &Arc<Net>,
+    ) -> Result<Self, Error> {
+        let (registry, repository) = (reference.registry(), reference.repository());
+        let file = AuthFile::read(config.auth_file.as_deref())?;
+        let config = Arc::new(config.clone());
+        let endpoint = |host: Host| {
+            // The host as its own clients would call it in a reference.
+            let told = choose(credentials, &file, &host.authority, registry, repository);
+            Ok(Endpoint { client: Client::new(&host, told, &config, net)?, host })
+        };
+        let all = hosts(config.config_path.as_deref(), registry)?;
+        let endpoints = all.into_iter().map(endpoint).collect::<Result<_, Error>>()?;
+        let (reference, net) = (reference.clone(), net.clone());
+        Ok(Self { reference, config, net, endpoints, servers: Mutex::default() })
     }
 
     /// The document the reference itself names.
     pub(crate) async fn top(&self) -> Result<Fetched, Error> {
-        let Some(tag) = self.reference.tag() else {
-            return match self.reference.digest() {
-                Some(digest) => self.manifest(digest).await,
-                None => self.document_from(RESOLVE, "manifests/latest", None).await,
-            };
-        };
-        self.document_from(RESOLVE, &format!("manifests/{tag}"), None).await
+        match (self.reference.tag(), self.reference.digest()) {
+            (Some(tag), _) => self.by_tag(tag).await,
+            (None, Some(digest)) => self.manifest(digest).await,
+            (None, None) => self.by_tag("latest").await,
+        }
     }
 
     /// The manifest or index of this digest.
@@ -51,7 +86,7 @@ impl Source {
         self.document_from(PULL, &format!("manifests/{digest}"), Some(digest)).await
     }
 
-    /// The manifest or index of a tag other than the reference's own.
+    /// The manifest or index of a tag.
     pub(super) async fn by_tag(&self, tag: &str) -> Result<Fetched, Error> {
         self.document_from(RESOLVE, &format!("manifests/{tag}"), None).await
     }
@@ -73,85 +108,65 @@ impl Source {
         path: &str,
         wanted: Option<&Digest>,
     ) -> Result<Fetched, Error> {
-        let mut attempts = Attempts::default();
-        for (host, client) in self.able(capability) {
-            match self.document(host, client, path, wanted).await {
-                Ok(found) => return Ok(found),
-                Err(error) => attempts.add(host, error),
+        let mut tries = Tries::new(self, capability, BTreeSet::new());
+        while let Some(endpoint) = tries.next().await {
+            match self.document(endpoint, path, wanted).await {
+                Ok(found) => {
+                    tries.served();
+                    return Ok(found);
+                }
+                Err(error) => tries.failed(error),
             }
         }
-        Err(self.failed(capability, attempts))
+        Err(tries.give_up())
     }
 
     /// A small blob, verified.
     pub(crate) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, Error> {
-        let mut attempts = Attempts::default();
-        for (host, client) in self.able(PULL) {
-            match self.whole(host, client, blob).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => attempts.add(host, error),
+        let mut tries = Tries::new(self, PULL, BTreeSet::new());
+        while let Some(endpoint) = tries.next().await {
+            match self.whole(endpoint, blob).await {
+                Ok(bytes) => {
+                    tries.served();
+                    return Ok(bytes);
+                }
+                Err(error) => tries.failed(error),
             }
         }
-        Err(self.failed(PULL, attempts))
+        Err(tries.give_up())
     }
 
-    /// A blob as it arrives. Its digest and length are for the reader to verify.
-    pub(crate) async fn blob(&self, blob: &Descriptor) -> Result<Body, Error> {
-        let mut attempts = Attempts::default();
-        for (host, client) in self.able(PULL) {
-            match self.open(host, client, blob).await {
-                Ok(body) => return Ok(body),
-                Err(error) => attempts.add(host, error),
-            }
-        }
-        Err(self.failed(PULL, attempts))
+    /// The hosts with this capability, with their numbers.
+    pub(super) fn able(&self, capability: &str) -> impl Iterator<Item = (usize, &Endpoint)> {
+        self.endpoints.iter().enumerate().filter(move |(_, endpoint)| match capability {
+            RESOLVE => endpoint.host.resolve,
+            PUSH => endpoint.host.push,
+            _ => endpoint.host.pull,
+        })
     }
 
-    fn able(&self, capability: &str) -> impl Iterator<Item = &(Host, Client)> {
-        let resolve = capability == RESOLVE;
-        self.hosts.iter().filter(move |(host, _)| if resolve { host.resolve } else { host.pull })
+    /// What token servers call the right to pull from here.
+    pub(super) fn scope(&self) -> String {
+        format!("repository:{}:pull", self.reference.repository())
     }
 
-    fn failed(&self, capability: &'static str, attempts: Attempts) -> Error {
-        if attempts.0.is_empty() {
-            let registry = self.reference.registry().to_owned();
-            return Error::NoHost { registry, capability };
-        }
-        Error::AllHosts { attempts: attempts.0 }
-    }
-
-    async fn whole(
-        &self,
-        host: &Host,
-        client: &Client,
-        blob: &Descriptor,
-    ) -> Result<Vec<u8>, Error> {
-        let mut body = self.open(host, client, blob).await?;
+    async fn whole(&self, endpoint: &Endpoint, blob: &Descriptor) -> Result<Vec<u8>, Error> {
+        let url = self.url(&endpoint.host, &format!("blobs/{}", blob.digest));
+        let (headers, mut body) = endpoint.client.get(&url, None, &self.scope()).await?;
+        announced(&headers, body.url(), blob.size)?;
         let bytes = body.read_all(blob.size).await?;
         verify(body.url(), &blob.digest, &bytes)?;
         Ok(bytes)
     }
 
-    async fn open(&self, host: &Host, client: &Client, blob: &Descriptor) -> Result<Body, Error> {
-        let url = self.url(host, &format!("blobs/{}", blob.digest));
-        let (headers, body) = client.get(&url, None).await?;
-        match content_length(&headers) {
-            Some(length) if length != blob.size => Err(Error::BadAnswer {
-                url: body.url().to_owned(),
-                reason: format!("announces {length} bytes where the manifest says {}", blob.size),
-            }),
-            _ => Ok(body),
-        }
-    }
-
     async fn document(
         &self,
-        host: &Host,
-        client: &Client,
+        endpoint: &Endpoint,
         path: &str,
         wanted: Option<&Digest>,
     ) -> Result<Fetched, Error> {
-        let (headers, mut body) = client.get(&self.url(host, path), Some(ACCEPT)).await?;
+        let url = self.url(&endpoint.host, path);
+        let (headers, mut body) = endpoint.client.get(&url, Some(ACCEPT), &self.scope()).await?;
         let content_type = content_type(&headers);
         if content_type == "text/html" {
             let reason = "an HTML page where a manifest was asked for".to_owned();
@@ -166,7 +181,7 @@ impl Source {
         Ok(Fetched { digest, content_type, bytes })
     }
 
-    fn url(&self, host: &Host, path: &str) -> String {
+    pub(super) fn url(&self, host: &Host, path: &str) -> String {
         let base = format!("{}/{}/{path}", host.base, self.reference.repository());
         // As containerd: a host that stands in for another is told for which.
         let registry = self.reference.registry();
@@ -175,16 +190,38 @@ impl Source {
         let joint = if path.contains('?') { '&' } else { '?' };
         if is_itself { base } else { format!("{base}{joint}ns={registry}") }
     }
+
+    /// A host's bytes went into this blob.
+    pub(super) fn took_from(&self, blob: &Digest, endpoint: usize) {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.entry(blob.clone()).or_default().now.insert(endpoint);
+    }
+
+    /// Hosts that are not to be asked for this blob again.
+    pub(super) fn distrusted(&self, blob: &Digest) -> BTreeSet<usize> {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.get(blob).map(|servers| servers.distrusted.clone()).unwrap_or_default()
+    }
+
+    /// What came was not the blob: those it came from are not asked for it again. Whether any
+    /// host is left.
+    pub(crate) fn distrust_servers(&self, blob: &Digest) -> bool {
+        let mut all = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let servers = all.entry(blob.clone()).or_default();
+        let now = std::mem::take(&mut servers.now);
+        servers.distrusted.extend(now);
+        self.able(PULL).any(|(index, _)| !servers.distrusted.contains(&index))
+    }
 }
 
-/// Hosts that were asked and did not serve.
-#[derive(Default)]
-struct Attempts(Vec<Error>);
-
-impl Attempts {
-    fn add(&mut self, host: &Host, error: Error) {
-        tracing::debug!(host = host.authority, %error, "host did not serve");
-        self.0.push(error);
+/// An announced length must be the manifest's.
+pub(super) fn announced(headers: &HeaderMap, url: &str, size: u64) -> Result<(), Error> {
+    match content_length(headers) {
+        Some(length) if length != size => Err(Error::BadAnswer {
+            url: url.to_owned(),
+            reason: format!("announces {length} bytes where the manifest says {size}"),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -200,13 +237,15 @@ fn verify(url: &str, wanted: &Digest, bytes: &[u8]) -> Result<(), Error> {
 
 /// For a query: a media type has `+` in it, which would read as a blank.
 pub(super) fn escaped(text: &str) -> String {
+    use std::fmt::Write as _;
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if plain(byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            // Writing to a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
         }
     }
     out

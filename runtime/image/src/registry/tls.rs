@@ -4,11 +4,13 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use super::Error;
 use super::hosts::Host;
@@ -22,17 +24,77 @@ pub(super) fn client_config(host: &Host) -> Result<ClientConfig, Error> {
         .map_err(|e| fail(e.to_string()))?;
     if host.skip_verify {
         let unverified = Arc::new(AnyCertificate { provider });
-        return Ok(builder
-            .dangerous()
-            .with_custom_certificate_verifier(unverified)
-            .with_no_client_auth());
+        let builder = builder.dangerous().with_custom_certificate_verifier(unverified);
+        return with_client(builder, host);
     }
     let mut roots = system_roots().clone();
     for path in &host.ca {
         add_authorities(&mut roots, path).map_err(|e| fail(format!("{}: {e}", path.display())))?;
     }
     // With no authority at all a handshake fails; plain HTTP to the same host does not.
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    with_client(builder.with_root_certificates(roots), host)
+}
+
+type Builder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
+
+fn with_client(builder: Builder, host: &Host) -> Result<ClientConfig, Error> {
+    if host.client.is_empty() {
+        return Ok(builder.with_no_client_auth());
+    }
+    let provider = builder.crypto_provider().clone();
+    let fail = |path: &Path, reason: String| Error::Tls {
+        host: host.authority.clone(),
+        reason: format!("{}: {reason}", path.display()),
+    };
+    let keys = host.client.iter().map(|(cert, key)| {
+        let chain = certificates(cert).map_err(|reason| fail(cert, reason))?;
+        let read = PrivateKeyDer::from_pem_file(key).map_err(|e| fail(key, e.to_string()))?;
+        let signer = provider.key_provider.load_private_key(read);
+        let signer = signer.map_err(|e| fail(key, e.to_string()))?;
+        let both = CertifiedKey::new(chain, signer);
+        both.keys_match().map_err(|e| fail(key, format!("does not fit its certificate: {e}")))?;
+        Ok(Arc::new(both))
+    });
+    let keys = keys.collect::<Result<_, Error>>()?;
+    Ok(builder.with_client_cert_resolver(Arc::new(OwnCertificates { keys })))
+}
+
+/// What `client` names.
+#[derive(Debug)]
+struct OwnCertificates {
+    keys: Vec<Arc<CertifiedKey>>,
+}
+
+impl ResolvesClientCert for OwnCertificates {
+    /// The first that one of the authorities issued which the server accepts; if none is told
+    /// apart so, the first.
+    fn resolve(
+        &self,
+        accepted: &[&[u8]],
+        schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        let able = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(schemes).is_some();
+        // An issuer's name stands in a certificate as it is in the server's list.
+        let issued = |key: &&Arc<CertifiedKey>| {
+            let contains = |cert: &CertificateDer<'_>, name: &[u8]| {
+                !name.is_empty() && cert.windows(name.len()).any(|part| part == name)
+            };
+            accepted.iter().any(|name| key.cert.iter().any(|cert| contains(cert, name)))
+        };
+        let mut able_keys = self.keys.iter().filter(able);
+        let best = self.keys.iter().filter(able).find(issued);
+        best.or_else(|| able_keys.next()).cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = CertificateDer::pem_file_iter(path).map_err(|e| e.to_string())?;
+    let all = found.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    if all.is_empty() { Err("holds no certificate".to_owned()) } else { Ok(all) }
 }
 
 /// The system's authorities (or those of SSL_CERT_FILE and SSL_CERT_DIR), read once.
@@ -50,13 +112,10 @@ fn system_roots() -> &'static RootCertStore {
 }
 
 fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
-    let found = CertificateDer::pem_file_iter(path).map_err(|e| e.to_string())?;
-    let mut count = 0_usize;
-    for cert in found {
-        roots.add(cert.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-        count += 1;
+    for cert in certificates(path)? {
+        roots.add(cert).map_err(|e| e.to_string())?;
     }
-    if count == 0 { Err("holds no certificate".to_owned()) } else { Ok(()) }
+    Ok(())
 }
 
 /// What `skip_verify = true` asks for.

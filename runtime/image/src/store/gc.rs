@@ -59,6 +59,7 @@ impl Store {
     pub(crate) fn tidy(&self) {
         let _one_at_a_time = self.tidying.lock().unwrap_or_else(PoisonError::into_inner);
         self.collect();
+        self.collect_blobs();
         self.sync_new();
         self.empty_trash();
     }
@@ -79,9 +80,8 @@ impl Store {
 
     /// Removes kept blobs that no image is made of.
     fn collect_blobs(&self) {
-        let Some(needed) = self.needed_blobs() else { return };
         // What is listed meanwhile has a claim on its blobs until then.
-        for blob in self.blobs.remove_unneeded(|digest| needed.contains(digest)) {
+        for blob in self.blobs.remove_unneeded(|| self.needed_blobs()) {
             tracing::debug!(digest = %blob.digest, "blob removed");
         }
     }

@@ -13,7 +13,6 @@
 //!   of the old one only when it is on disk itself (`index`, `durable`).
 //! - What goes is renamed to the trash, the rename is synced, and then it is removed (`trash`).
 
-#[allow(dead_code, reason = "some of it is for parts that are being built")]
 pub(crate) mod blobs;
 mod durable;
 mod explain;
@@ -128,7 +127,6 @@ impl Error {
 pub(crate) struct Store {
     pub(crate) layout: Layout,
     pub(crate) boot_id: String,
-    #[allow(dead_code, reason = "as the module")]
     pub(crate) blobs: Arc<blobs::Blobs>,
     writer: Mutex<()>,
     state: RwLock<State>,

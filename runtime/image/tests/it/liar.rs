@@ -1,7 +1,7 @@
 //! A registry that lies: each path has its scripted answer.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -9,8 +9,17 @@ use std::thread::JoinHandle;
 
 use crate::images::{Blob, TestImage};
 
+/// Makes an answer of a request: its line and headers, in lower case, and its body.
+type Reply = Arc<dyn Fn(&str, &[u8]) -> Answer + Send + Sync>;
+
 #[derive(Clone)]
 pub(crate) enum Answer {
+    /// It depends on the request.
+    Call(Reply),
+    /// As `Body`, but the connection closes after so many bytes of it.
+    CutBody { status: &'static str, headers: String, bytes: Vec<u8>, after: usize },
+    /// So many bytes, then a pause, and so on.
+    Drip { bytes: Vec<u8>, step: usize, pause: std::time::Duration },
     /// An honest one, with further header lines.
     Body { status: &'static str, headers: String, bytes: Vec<u8> },
     /// The connection closes before the announced length.
@@ -33,10 +42,48 @@ impl Answer {
         Self::Body { status: "200 OK", headers, bytes: blob.bytes.clone() }
     }
 
+    pub(crate) fn call(reply: impl Fn(&str, &[u8]) -> Self + Send + Sync + 'static) -> Self {
+        Self::Call(Arc::new(reply))
+    }
+
+    pub(crate) fn status(status: &'static str, headers: &str) -> Self {
+        Self::Body { status, headers: headers.to_owned(), bytes: Vec::new() }
+    }
+
+    pub(crate) fn json(value: &serde_json::Value) -> Self {
+        let headers = "content-type: application/json\r\n".to_owned();
+        Self::Body { status: "200 OK", headers, bytes: serde_json::to_vec(value).unwrap() }
+    }
+
+    /// The range that the request asks for, else all; the connection closes after `cut` bytes of
+    /// it if it has more.
+    pub(crate) fn range(request: &str, bytes: &[u8], etag: &str, cut: usize) -> Self {
+        let size = bytes.len();
+        let asked = field(request, "range").and_then(|range| {
+            let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
+            Some((from.parse::<usize>().ok()?, to.parse::<usize>().unwrap_or(size - 1)))
+        });
+        let fits = field(request, "if-range").is_none_or(|wanted| wanted == etag);
+        let (status, headers, bytes) = match asked.filter(|_| fits) {
+            Some((from, to)) => {
+                let headers =
+                    format!("content-range: bytes {from}-{to}/{size}\r\netag: {etag}\r\n");
+                ("206 Partial Content", headers, bytes[from..=to].to_vec())
+            }
+            None => ("200 OK", format!("etag: {etag}\r\n"), bytes.to_vec()),
+        };
+        Self::CutBody { status, headers, bytes, after: cut }
+    }
+
     pub(crate) fn redirect(to: &str) -> Self {
         let headers = format!("location: {to}\r\n");
         Self::Body { status: "307 Temporary Redirect", headers, bytes: Vec::new() }
     }
+}
+
+/// A header of a request in lower case.
+pub(crate) fn field<'a>(request: &'a str, name: &str) -> Option<&'a str> {
+    request.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
 #[derive(Default)]
@@ -129,15 +176,27 @@ impl Script {
                 }
             }
             let path = request.split(' ').nth(1).unwrap_or("");
+            // As a proxy it is sent whole URLs.
+            let path = path
+                .strip_prefix("http://")
+                .map_or(path, |rest| rest.find('/').map_or("", |slash| &rest[slash..]));
             let path = path.split('?').next().unwrap_or("").to_owned();
-            self.requests.lock().unwrap().push(request.to_ascii_lowercase());
+            let request = request.to_ascii_lowercase();
+            let length = field(&request, "content-length").map_or(0, |n| n.parse().unwrap());
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body)?;
+            self.requests.lock().unwrap().push(request.clone());
             let answer = self.answers.lock().unwrap().get(&path).cloned();
             let not_found = Answer::Body {
                 status: "404 Not Found",
                 headers: String::new(),
                 bytes: br#"{"errors":[{"code":"GONE","message":"not here"}]}"#.to_vec(),
             };
-            if !self.answer(stream, answer.unwrap_or(not_found))? {
+            let mut answer = answer.unwrap_or(not_found);
+            while let Answer::Call(reply) = &answer {
+                answer = reply(&request, &body);
+            }
+            if !self.answer(stream, answer)? {
                 return Ok(());
             }
         }
@@ -146,6 +205,26 @@ impl Script {
     /// Whether the connection is still good.
     fn answer(&self, mut stream: &TcpStream, answer: Answer) -> std::io::Result<bool> {
         match answer {
+            Answer::Call(_) => unreachable!("called before"),
+            Answer::CutBody { status, headers, bytes, after } => {
+                let length = bytes.len();
+                write!(stream, "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n")?;
+                stream.write_all(&bytes[..after.min(length)])?;
+                Ok(after >= length)
+            }
+            Answer::Drip { bytes, step, pause } => {
+                let length = bytes.len();
+                write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n")?;
+                for piece in bytes.chunks(step) {
+                    stream.write_all(piece)?;
+                    let ended = self.ended.0.lock().unwrap();
+                    let (ended, _) = self.ended.1.wait_timeout(ended, pause).unwrap();
+                    if *ended {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
             Answer::Body { status, headers, bytes } => {
                 let length = bytes.len();
                 write!(stream, "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n")?;

@@ -11,6 +11,8 @@ mod conduct;
 #[cfg(test)]
 mod cosign;
 #[cfg(test)]
+mod downloads;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod https;
@@ -19,11 +21,15 @@ mod images;
 #[cfg(test)]
 mod liar;
 #[cfg(test)]
+mod login;
+#[cfg(test)]
 mod mounted;
 #[cfg(test)]
 mod nodes;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod proxied;
 #[cfg(test)]
 mod pull;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_image::{ErrorKind, Image, ImageStore, Reference, RegistryConfig, StoreConfig};
+use berth_image::{ErrorKind, Image, ImageStore, Proxies, Reference, RegistryConfig, StoreConfig};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -17,12 +17,18 @@ pub(crate) async fn store() -> (TempDir, Arc<ImageStore>) {
     (dir, store)
 }
 
+/// As by default, but without long pauses.
+pub(crate) fn quick() -> RegistryConfig {
+    let retry_pause = std::time::Duration::from_millis(2);
+    RegistryConfig { retry_pause, proxies: Proxies::default(), ..RegistryConfig::default() }
+}
+
 pub(crate) async fn pull(
     store: &ImageStore,
     reference: &str,
 ) -> Result<Arc<Image>, berth_image::Error> {
     let reference = Reference::parse(reference).unwrap();
-    let id = store.pull(&reference, None, &RegistryConfig::default()).await?;
+    let id = store.pull(&reference, None, &quick()).await?;
     Ok(store.find(id.as_str()).expect("a pulled image is listed"))
 }
 
@@ -30,8 +36,8 @@ pub(crate) async fn pull(
 pub(crate) async fn assert_nothing_left(dir: &TempDir, store: &ImageStore) {
     let root = dir.path().join("image");
     let left = || -> Vec<_> {
-        let dirs = ["images", "layers", "rw", "staging", "trash"];
-        let entries = dirs.iter().flat_map(|dir| std::fs::read_dir(root.join(dir)).unwrap());
+        let dirs = ["images", "layers", "rw", "staging", "trash", "partial", "blobs/sha256"];
+        let entries = dirs.iter().flat_map(|dir| std::fs::read_dir(root.join(dir))).flatten();
         let paths = entries.flatten().map(|entry| entry.path());
         paths.filter(|path| *path != root.join("layers/empty")).collect()
     };

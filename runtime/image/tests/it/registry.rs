@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 use crate::images::{Blob, TestImage};
 
+/// Of `secret-word`, by bcrypt.
+const PASSWORD_HASH: &str = "$2y$05$abcdefghijklmnopqrstuuUOabO4v2PoT/v47Y.znQK.9MsMDnesq";
+
 /// Killed and removed when dropped.
 pub(crate) struct Registry {
     process: Child,
@@ -38,6 +41,24 @@ impl Registry {
         let (certificate, key) = (file("server.pem"), file("server.key"));
         let tls = format!("  tls: {{certificate: {certificate}, key: {key}}}\n");
         Self::run(tempfile::tempdir().unwrap(), &self.dir.path().join("data"), &tls)
+    }
+
+    /// As [`over_tls`](Self::over_tls), for clients that `ca.pem` vouches for.
+    pub(crate) fn over_mutual_tls(&self, certs: &Path) -> Self {
+        let file = |name| certs.join(name).display().to_string();
+        let (certificate, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
+        let tls = format!("  tls: {{certificate: {certificate}, key: {key}, clientcas: [{ca}]}}\n");
+        Self::run(tempfile::tempdir().unwrap(), &self.dir.path().join("data"), &tls)
+    }
+
+    /// Another process with the same images, which lets in `user` with `secret-word`.
+    pub(crate) fn with_password(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("htpasswd");
+        // bcrypt, the only form that the registry takes.
+        std::fs::write(&file, format!("user:{PASSWORD_HASH}\n")).unwrap();
+        let auth = format!("auth:\n  htpasswd: {{realm: berth, path: {}}}\n", file.display());
+        Self::run(dir, &self.dir.path().join("data"), &auth)
     }
 
     fn run(dir: TempDir, data: &Path, options: &str) -> Self {

@@ -240,6 +240,18 @@ async fn after_another_boot_only_layers_known_to_be_on_disk_are_trusted() {
     assert!(store.find("x.test/kept:1").is_some());
     assert!(store.ready("x.test/lost:1").await.unwrap().is_some());
     assert!(unmarked.join("durable").exists(), "it is known to be sound now");
+    // A damaged one is made anew from the kept blob.
+    std::fs::remove_file(unmarked.join("durable")).unwrap();
+    std::fs::write(unmarked.join("fs/d/g"), b"LOST").unwrap();
+    let store = open_again(&dir, store).await;
+    let image = store.ready("x.test/lost:1").await.unwrap().unwrap();
+    assert_eq!(store.read_file(&image, "/d/g", 9).await.unwrap().unwrap(), b"lost");
+    // Without that there is nothing to make it of.
+    store.settle().await.unwrap();
+    std::fs::remove_dir_all(dir.path().join("image/blobs")).unwrap();
+    let dirs = layer_dirs(&dir);
+    let unmarked = dirs.iter().find(|layer| layer.join("fs/d/g").exists()).unwrap();
+    other_boot(&unmarked.join("layer.json"));
     std::fs::remove_file(unmarked.join("durable")).unwrap();
     std::fs::write(unmarked.join("fs/d/g"), b"LOST").unwrap();
     let store = open_again(&dir, store).await;

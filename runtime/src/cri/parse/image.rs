@@ -37,6 +37,7 @@ pub(in crate::cri) fn credentials(auth: &cri::AuthConfig) -> Result<Credentials>
         password,
         identity_token: auth.identity_token.clone(),
         registry_token: auth.registry_token.clone(),
+        server_address: auth.server_address.clone(),
     })
 }
 
