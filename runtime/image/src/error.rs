@@ -100,6 +100,12 @@ pub enum Error {
         /// As asked for.
         name: String,
     },
+    /// A compressed layer is not kept, and no registry is known that has it.
+    #[error("the blob of layer {digest} is not kept here; pull or load the image again")]
+    NoBlob {
+        /// The blob's digest.
+        digest: digest::Digest,
+    },
     /// A tag was wanted and a digest given.
     #[error("{reference:?} is not a name with a tag")]
     NotTag {
@@ -126,6 +132,7 @@ impl Error {
             Self::Store(error) => error.kind(),
             Self::Snapshot(error) => error.kind(),
             Self::NoImage { .. } => ErrorKind::NotFound,
+            Self::NoBlob { .. } => ErrorKind::NotReady,
             Self::NotTag { .. } => ErrorKind::Invalid,
             Self::Cancelled => ErrorKind::Cancelled,
         }

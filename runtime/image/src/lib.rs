@@ -39,7 +39,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-pub use archive::{LoadOptions, LoadProgress, Loaded};
+pub use archive::{ImportOptions, LoadOptions, LoadProgress, Loaded, SavedArchive};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{Error, ErrorKind};
 pub use inspect::{Inspection, LayerInspection};
@@ -242,6 +242,28 @@ impl ImageStore {
         let (store, layers) = (self.store.clone(), self.layers.clone());
         let loaded = archive::load(store, layers, pieces, options, progress).await;
         loaded.map_err(|source| Error::Load { source: Box::new(source) })
+    }
+
+    /// Makes an image with one layer of the tar of a root filesystem, plain or compressed. The
+    /// stream is as in [`load`](Self::load).
+    pub async fn import(
+        &self,
+        pieces: tokio::sync::mpsc::Receiver<Piece>,
+        options: ImportOptions,
+        progress: Arc<LoadProgress>,
+    ) -> Result<Loaded, Error> {
+        let (store, layers) = (self.store.clone(), self.layers.clone());
+        let made = archive::import_rootfs(store, layers, pieces, options, progress).await;
+        made.map_err(|source| Error::Load { source: Box::new(source) })
+    }
+
+    /// Makes ready an archive of the images that `names` lead to: a tag is saved as such, an id
+    /// with all its image's tags.
+    pub async fn save(&self, names: &[String]) -> Result<SavedArchive, Error> {
+        let selected = archive::select(&self.store, names)?;
+        let blobs = selected.iter().flat_map(|one| one.blobs());
+        let held = self.store.blobs.hold(blobs.collect());
+        archive::prepare_save(self.store.clone(), selected, vec![held]).await
     }
 
     /// Gives the image that `name` leads to one more tag, which leaves any other image. Returns

@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::members::Place;
 use super::{Members, Plan, archive_error};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::manifest::{self, Document, MAX_CONFIG, MAX_MANIFEST, OCI_MANIFEST};
+use crate::manifest::{self, Document, MAX_CONFIG, MAX_MANIFEST, Manifest, OCI_MANIFEST};
 use crate::reference::Reference;
 use crate::unpack;
 
@@ -80,30 +80,42 @@ fn plan(members: &Members, item: &Item, repositories: &Repositories) -> Result<P
     let mut layers = Vec::new();
     for name in item.layers.iter().flatten() {
         let place = members.find(name)?;
-        let digest = place.digest()?;
-        layers.push(json!({
-            "mediaType": layer_type(place)?, "digest": digest.as_str(), "size": place.length,
-        }));
-        blobs.insert(digest, place.clone());
+        layers.push(layer(place)?);
+        blobs.insert(place.digest()?, place.clone());
     }
-    let config = json!({
-        "mediaType": "application/vnd.oci.image.config.v1+json",
-        "digest": Digest::of(&config_bytes).as_str(), "size": config_bytes.len(),
-    });
-    let made = json!({
-        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers,
-    });
-    let manifest_bytes = made.to_string().into_bytes();
-    let digest = Digest::of(&manifest_bytes);
-    let Document::Manifest(manifest) = manifest::parse(&digest, OCI_MANIFEST, &manifest_bytes)?
-    else {
-        return Err(archive_error(format!("{MANIFEST} makes no image")));
-    };
+    let (manifest, manifest_bytes) = manifest_of(&config_bytes, layers)?;
     let mut names = tags(item.repo_tags.iter().flatten())?;
     if names.is_empty() {
         names = old_names(item, repositories)?;
     }
     Ok(Plan { names, pin: None, manifest, manifest_bytes, config_bytes, blobs })
+}
+
+/// The descriptor of a layer that came without a manifest.
+pub(super) fn layer(place: &Place) -> Result<Value, Error> {
+    let digest = place.digest()?;
+    Ok(json!({
+        "mediaType": layer_type(place)?, "digest": digest.as_str(), "size": place.length,
+    }))
+}
+
+/// A manifest of these layers and this configuration, with its very bytes.
+pub(super) fn manifest_of(
+    config_bytes: &[u8],
+    layers: Vec<Value>,
+) -> Result<(Manifest, Vec<u8>), Error> {
+    let config = json!({
+        "mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": Digest::of(config_bytes).as_str(), "size": config_bytes.len(),
+    });
+    let made = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers,
+    });
+    let bytes = made.to_string().into_bytes();
+    match manifest::parse(&Digest::of(&bytes), OCI_MANIFEST, &bytes)? {
+        Document::Manifest(manifest) => Ok((manifest, bytes)),
+        Document::Index(_) => Err(archive_error(format!("{MANIFEST} makes no image"))),
+    }
 }
 
 fn layer_type(place: &Place) -> Result<&'static str, Error> {

@@ -80,6 +80,25 @@ impl Members {
         }
     }
 
+    /// A stream that is one file, as it comes: with what holds it, and where it lies.
+    pub(super) fn receive_whole(
+        store: &Arc<Store>,
+        pieces: mpsc::Receiver<Piece>,
+        progress: &LoadProgress,
+    ) -> Result<(Self, Place), Error> {
+        let staging = store.stage()?;
+        let mut incoming = Incoming { pieces, current: Bytes::new(), progress, state: State::Open };
+        let place = write(&staging.fs().join("0"), &mut (&mut incoming).take(MAX_SPOOL));
+        match incoming.state {
+            State::Cut => Err(Error::Cancelled),
+            State::Open => {
+                place?;
+                Err(archive_error(format!("has more than {MAX_SPOOL} bytes")))
+            }
+            State::Ended => Ok((Self::new(Some(staging)), place?)),
+        }
+    }
+
     fn new(spool: Option<Staging>) -> Self {
         Self { files: HashMap::new(), links: HashMap::new(), _spool: spool }
     }
@@ -217,6 +236,11 @@ impl Place {
         self.digest.as_ref()
     }
 
+    /// The file that has these bytes and nothing else, if they were spooled and are the blob.
+    pub(super) fn spooled_as(&self, digest: &Digest) -> Option<&Path> {
+        (self.digest.as_ref() == Some(digest)).then_some(self.path.as_path())
+    }
+
     /// Its first bytes, by which formats are told.
     pub(super) fn head(&self) -> Result<Vec<u8>, Error> {
         let mut head = Vec::new();
@@ -241,6 +265,11 @@ impl Place {
             }
         }
     }
+}
+
+/// As [`Place::open`] gives it, for those who read little at a time.
+pub(super) fn buffered(file: impl Read) -> BufReader<impl Read> {
+    BufReader::with_capacity(PIECE, file)
 }
 
 /// Writes a member's bytes to a file of its own.

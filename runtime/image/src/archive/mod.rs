@@ -3,12 +3,18 @@
 //! - `members`: the files of an archive, spooled where it comes as a stream. A docker-archive's
 //!   `manifest.json` may come last: nothing can be unpacked before all is there.
 //! - `oci`, `docker`: the two formats. Either gives plans: what images there are, of which blobs.
+//! - `rootfs`, `change`: an image of the tar of a root filesystem.
+//! - `save`, `tar_out`: images as an archive that is both formats at once.
 //! - `progress`: how far a load has come.
 
+mod change;
 mod docker;
 mod members;
 mod oci;
 mod progress;
+mod rootfs;
+mod save;
+mod tar_out;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,6 +24,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 pub use progress::LoadProgress;
+pub use rootfs::ImportOptions;
+pub(crate) use rootfs::import as import_rootfs;
+pub use save::SavedArchive;
+pub(crate) use save::{prepare as prepare_save, select};
 
 use crate::digest::Digest;
 use crate::error::Error;
@@ -26,7 +36,7 @@ use crate::layers::{Blobs, Layers, PIECES, blocking};
 use crate::manifest::{self, Descriptor, Manifest};
 use crate::reference::Reference;
 use crate::store::layer::LayerHold;
-use crate::store::{ImageId, NewImage, Store};
+use crate::store::{self, ImageId, NewImage, Store};
 use crate::unpack::Piece;
 use members::{Members, Place};
 
@@ -118,8 +128,8 @@ async fn all(
         let holds = unpack(&layers, &members, &plan, progress).await?;
         ready.push((plan, holds));
     }
-    blocking(move || ready.into_iter().map(|(plan, holds)| list(&store, plan, &holds)).collect())
-        .await
+    let list = move |(plan, holds): (Plan, Vec<_>)| list(&store, plan, &holds, &members);
+    blocking(move || ready.into_iter().map(list).collect()).await
 }
 
 fn plans(members: &Members, options: &LoadOptions) -> Result<Vec<Plan>, Error> {
@@ -148,7 +158,20 @@ async fn unpack(
     layers.clone().all(&Arc::new(blobs), &plan.manifest.layers, &diff_ids, &entry).await
 }
 
-fn list(store: &Store, plan: Plan, holds: &[Arc<LayerHold>]) -> Result<Loaded, Error> {
+/// Lists an image whose layers are there. Its blobs are kept: they may be nowhere else.
+fn list(
+    store: &Store,
+    plan: Plan,
+    holds: &[Arc<LayerHold>],
+    _members: &Members,
+) -> Result<Loaded, Error> {
+    for (digest, place) in &plan.blobs {
+        if let Some(path) = place.spooled_as(digest)
+            && store.blobs.open(digest).is_none()
+        {
+            store.blobs.adopt(digest, path).map_err(store::Error::io("keep", path))?;
+        }
+    }
     let mut tags: Vec<String> = Vec::new();
     let mut names = plan.names.iter();
     let first = names.next();

@@ -14,8 +14,8 @@ use crate::reference::Reference;
 
 pub(super) const INDEX: &str = "index.json";
 /// Where whole names stand, the better first.
-const NAME: &str = "io.containerd.image.name";
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const NAME: &str = "io.containerd.image.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The images that the index names and that fit this machine, each once with all its names.
 pub(super) fn plans(members: &Members, options: &LoadOptions) -> Result<Vec<Plan>, Error> {

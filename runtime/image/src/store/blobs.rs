@@ -70,6 +70,13 @@ impl Blobs {
         File::open(self.path(digest)).ok()
     }
 
+    /// A whole file that was verified gets its place here.
+    pub(crate) fn adopt(&self, digest: &Digest, path: &Path) -> io::Result<()> {
+        let home = self.path(digest);
+        home.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        std::fs::rename(path, home)
+    }
+
     /// While the claim lives, [`remove_unneeded`](Self::remove_unneeded) lets these stay.
     pub(crate) fn hold(self: &Arc<Self>, digests: Vec<Digest>) -> BlobHold {
         let mut inner = self.inner();

@@ -40,6 +40,7 @@ use tokio::sync::{Notify, watch};
 
 pub use explain::Reason;
 pub use gc::{GcOptions, GcReport, Removed};
+pub(crate) use image::BlobRecord;
 pub use image::{Image, ImageId, ImageUser};
 pub(crate) use index::NewImage;
 use layer::{LayerHold, LayerKey, LayerRecord, Staging};

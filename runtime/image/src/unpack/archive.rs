@@ -4,6 +4,7 @@ use std::io::{BufRead, Read, Seek};
 
 use super::tar::{Kind, TarError, TarReader};
 use super::{Error, decompress};
+use crate::digest::Digest;
 
 /// A member, without its content.
 pub(crate) struct Member {
@@ -46,6 +47,22 @@ pub(crate) fn each_member_in_place(
         visit(member(&entry), at)?;
     }
     Ok(())
+}
+
+/// The digest of the tar in a blob, which may be compressed.
+pub(crate) fn diff_id(raw: impl BufRead) -> Result<Digest, crate::Error> {
+    let mut plain = decompress::Inflater::open(raw).map_err(archive_read_error)?;
+    let format = plain.format();
+    let mut hasher = Digest::of(b"").hasher();
+    let mut piece = vec![0_u8; 256 << 10];
+    loop {
+        let read = plain.read(&mut piece);
+        let count = read.map_err(|source| Error::Inflate { format, source })?;
+        if count == 0 {
+            return Ok(hasher.finish());
+        }
+        hasher.update(piece.get(..count).unwrap_or_default());
+    }
 }
 
 /// gzip, zstd or none, by the first bytes.

@@ -24,7 +24,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub(crate) use archive::{
-    MemberKind, archive_read_error, each_member, each_member_in_place, format_of, is_compressed,
+    MemberKind, archive_read_error, diff_id, each_member, each_member_in_place, format_of,
+    is_compressed,
 };
 pub(crate) use facts::Facts;
 pub use limits::Limits;

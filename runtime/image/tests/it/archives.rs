@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use berth_image::{Error, ErrorKind, ImageStore, LoadOptions, LoadProgress, Loaded, Piece};
+use berth_image::{
+    Error, ErrorKind, ImageStore, ImportOptions, LoadOptions, LoadProgress, Loaded, Piece,
+};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -252,4 +254,151 @@ async fn a_further_tag_leaves_the_image_that_had_it() {
     assert_eq!(seen.layers.len(), 1);
     assert_eq!((seen.layers[0].images, seen.layers[0].path.is_dir()), (1, true));
     assert!(store.inspect("three:1").await.unwrap().is_none());
+}
+
+async fn save(store: &Arc<ImageStore>, names: &[&str]) -> Result<Vec<u8>, Error> {
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let archive = store.save(&names).await?;
+    let length = archive.length();
+    let (sender, mut pieces) = mpsc::channel(2);
+    let collect = async {
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces.recv().await {
+            match piece {
+                Piece::Data(data) => bytes.extend(data),
+                Piece::End => return Some(bytes),
+            }
+        }
+        None
+    };
+    let (sent, bytes) = tokio::join!(archive.send(sender), collect);
+    sent?;
+    let bytes = bytes.expect("an end");
+    assert_eq!(bytes.len() as u64, length);
+    Ok(bytes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_saved_and_loaded_again_has_the_same_digests() {
+    let (dir, store) = store().await;
+    let one = image(&[layer("a", b"1")], Dialect::Oci, Compression::Gzip, json!({}));
+    let two = plain(&[layer("a", b"1"), layer("b", b"2")]);
+    let named: &[(&str, &str)] = &[(NAME, "x.test/one:1")];
+    load(&store, &oci_archive(&[(&one, named)])).await.unwrap();
+    load(&store, &docker_tar(&[(&two, &["x.test/two:1", "x.test/two:2"])], false)).await.unwrap();
+    let before = inspect(&store, &["x.test/one:1", "x.test/two:2"]).await;
+    let both = save(&store, &["x.test/one:1", two.id().as_str()]).await.unwrap();
+    let single = save(&store, &["x.test/two:2"]).await.unwrap();
+    for name in ["x.test/one:1", "x.test/two:1"] {
+        store.remove(name).await.unwrap();
+    }
+    assert_nothing_left(&dir, &store).await;
+    let blobs = dir.path().join("image/blobs/sha256");
+    assert_eq!(std::fs::read_dir(&blobs).unwrap().count(), 0, "they go with their images");
+
+    let loaded = load(&store, &both).await.unwrap();
+    let tags: Vec<_> = loaded.iter().flat_map(|image| image.tags.clone()).collect();
+    assert_eq!(tags, ["x.test/one:1", "x.test/two:1", "x.test/two:2"]);
+    assert_eq!(inspect(&store, &["x.test/one:1", "x.test/two:2"]).await, before);
+    assert_eq!(save(&store, &["x.test/one:1", two.id().as_str()]).await.unwrap(), both);
+
+    // As those read it who know docker-archives only.
+    let mut docker_only = single.clone();
+    let at = single.windows(10).position(|bytes| bytes == b"index.json").unwrap();
+    docker_only[at..at + 10].copy_from_slice(b"other.json");
+    // Header bytes are summed up: the same letters give the same sum.
+    let sum = |name: &[u8]| name.iter().map(|b| u32::from(*b)).sum::<u32>();
+    let (old, new) = (sum(b"index.json"), sum(b"other.json"));
+    let field = at + 148..at + 154;
+    let was = u32::from_str_radix(std::str::from_utf8(&single[field.clone()]).unwrap(), 8).unwrap();
+    docker_only[field].copy_from_slice(format!("{:06o}", was + new - old).as_bytes());
+    store.remove("x.test/two:2").await.unwrap();
+    let loaded = load(&store, &docker_only).await.unwrap();
+    assert_eq!(loaded, [Loaded { id: two.id(), tags: vec!["x.test/two:2".to_owned()] }]);
+}
+
+/// What tells images apart: ids, and the digests of manifests and layers.
+async fn inspect(store: &Arc<ImageStore>, names: &[&str]) -> Vec<String> {
+    let mut all = Vec::new();
+    for name in names {
+        let found = store.inspect(name).await.unwrap().unwrap();
+        assert!(found.layers.iter().all(|layer| layer.blob_kept), "{name}");
+        let layers = found.layers.iter().map(|layer| layer.digest.to_string());
+        all.extend([found.image.id.to_string(), found.manifest_digest.to_string()]);
+        all.extend(layers);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_blob_is_not_saved() {
+    let (dir, store) = store().await;
+    let made = plain(&[layer("a", b"1")]);
+    load(&store, &docker_tar(&[(&made, &["x.test/a:1"])], false)).await.unwrap();
+    let blob = dir.path().join("image/blobs/sha256").join(made.layers[0].digest().hex());
+    let mut bytes = std::fs::read(&blob).unwrap();
+    bytes[600] ^= 1;
+    std::fs::write(&blob, bytes).unwrap();
+    let report = save(&store, &["x.test/a:1"]).await.unwrap_err().report();
+    assert!(report.contains(made.layers[0].digest().as_str()) && report.contains("damaged"));
+    std::fs::remove_file(&blob).unwrap();
+    let error = save(&store, &["x.test/a:1"]).await.unwrap_err();
+    assert!(error.report().contains("is not kept"), "{}", error.report());
+    let error = save(&store, &["x.test/b:1"]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+async fn import(
+    store: &Arc<ImageStore>,
+    bytes: &[u8],
+    options: ImportOptions,
+) -> Result<Loaded, Error> {
+    let (sender, pieces) = mpsc::channel(2);
+    let data = bytes.to_vec();
+    let send = async move {
+        let _ = sender.send(Piece::Data(data.into())).await;
+        let _ = sender.send(Piece::End).await;
+    };
+    let progress = Arc::new(LoadProgress::default());
+    tokio::join!(store.import(pieces, options, progress), send).0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_filesystem_becomes_an_image() {
+    let (dir, store) = store().await;
+    let tar = layer("hello", b"world");
+    for compression in [Compression::Plain, Compression::Gzip, Compression::Zstd] {
+        let options = ImportOptions {
+            tag: Some(berth_image::Reference::parse("made/here:1").unwrap()),
+            changes: vec!["CMD [\"/hello\"]".to_owned(), "ENV A=b".to_owned()],
+            message: "by hand".to_owned(),
+            created: "2026-01-01T00:00:00Z".to_owned(),
+        };
+        let made = import(&store, &compress(&tar, compression), options).await.unwrap();
+        assert_eq!(made.tags, ["docker.io/made/here:1"]);
+        let image = store.find("made/here:1").unwrap();
+        assert_eq!(image.id, made.id);
+        let content = store.read_file(&image, "/hello", 10).await.unwrap();
+        assert_eq!(content.unwrap(), b"world");
+        let found = store.inspect("made/here:1").await.unwrap().unwrap();
+        let config: Value = serde_json::from_str(&found.config).unwrap();
+        assert_eq!(config["config"], json!({"Cmd": ["/hello"], "Env": ["A=b"]}));
+        assert_eq!(config["history"][0]["comment"], "by hand");
+        assert_eq!(config["rootfs"]["diff_ids"][0], berth_image::Digest::of(&tar).as_str());
+        assert!(found.layers[0].blob_kept);
+        store.remove("made/here:1").await.unwrap();
+        assert_nothing_left(&dir, &store).await;
+    }
+    let bad = ImportOptions { changes: vec!["RUN x".to_owned()], ..ImportOptions::default() };
+    for (bytes, options, words) in [
+        (&tar[..], bad, "\"RUN x\""),
+        (&b""[..], ImportOptions::default(), "is empty"),
+        (&[b'x'; 2000][..], ImportOptions::default(), "checksum"),
+        (&tar[..600], ImportOptions::default(), "ends within"),
+    ] {
+        let error = import(&store, bytes, options).await.unwrap_err();
+        assert!(error.report().contains(words), "{}", error.report());
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_nothing_left(&dir, &store).await;
+    }
 }
