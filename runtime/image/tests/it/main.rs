@@ -35,6 +35,10 @@ mod pull;
 #[cfg(test)]
 mod registry;
 #[cfg(test)]
+mod reorder;
+#[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod signed;
 #[cfg(test)]
 mod store;
