@@ -20,6 +20,7 @@ mod suites;
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -43,11 +44,34 @@ pub(crate) struct Options {
     /// Fetch and unpack Debian's packages again.
     #[arg(long)]
     fresh: bool,
+    /// A variable for the suites, as NAME=VALUE.
+    #[arg(long)]
+    set: Vec<String>,
+    /// The limit of each suite, in place of its own.
+    #[arg(long)]
+    minutes: Option<u64>,
     /// Name the suites and stop.
     #[arg(long)]
     list: bool,
     /// Only these suites.
     suites: Vec<String>,
+}
+
+/// One boot.
+pub(crate) struct Plan<'a> {
+    suites: &'a [&'a suites::Suite],
+    /// Variables, as `NAME=VALUE`.
+    set: &'a [String],
+    /// In place of the suites' own.
+    limit: Option<Duration>,
+    systemd: bool,
+}
+
+impl Plan<'_> {
+    /// How long a suite may take.
+    fn limit(&self, suite: &suites::Suite) -> Duration {
+        self.limit.unwrap_or(Duration::from_secs(suite.seconds))
+    }
 }
 
 /// Where everything of the machine lies: `target/vm`.
@@ -96,6 +120,8 @@ pub(crate) fn ci(workspace: &Workspace) -> Result<Vec<Outcome>> {
         systemd: false,
         no_build: true,
         fresh: false,
+        set: Vec::new(),
+        minutes: None,
         list: false,
         suites: Vec::new(),
     };
@@ -110,6 +136,12 @@ fn boot(
     packages::install_for_vm()?;
     let place = Place::new(workspace)?;
     let base = base::ready(&place, options.fresh)?;
-    let payload = payload::make(workspace, &place, chosen)?;
-    qemu::run(&place, &base, &payload, chosen, options.systemd)
+    let plan = Plan {
+        suites: chosen,
+        set: &options.set,
+        limit: options.minutes.map(|minutes| Duration::from_secs(60 * minutes)),
+        systemd: options.systemd,
+    };
+    let payload = payload::make(workspace, &place, &plan)?;
+    qemu::run(&place, &base, &payload, &plan)
 }

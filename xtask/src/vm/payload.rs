@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::suites::{Program, Suite};
-use super::{Place, base};
+use super::{Place, Plan, base};
 use crate::sh;
 use crate::workspace::Workspace;
 
@@ -22,7 +22,7 @@ const GUEST: &[(&str, &str)] = &[
 ];
 
 /// Builds the suites' programs and makes the disk.
-pub(crate) fn make(workspace: &Workspace, place: &Place, suites: &[&Suite]) -> Result<PathBuf> {
+pub(crate) fn make(workspace: &Workspace, place: &Place, plan: &Plan<'_>) -> Result<PathBuf> {
     let dir = place.join("payload");
     let _ = fs::remove_dir_all(&dir);
     for part in ["guest", "dist", "dist-failpoints", "tests", "suites"] {
@@ -35,15 +35,15 @@ pub(crate) fn make(workspace: &Workspace, place: &Place, suites: &[&Suite]) -> R
     {
         copy_programs(&from, &dir.join(to))?;
     }
-    for (program, file) in built(workspace, suites)? {
+    for (program, file) in built(workspace, plan.suites)? {
         strip(&file, &dir.join("tests").join(program.file_name()))?;
     }
-    let mut plan = String::new();
-    for suite in suites {
-        write(&dir.join("suites").join(suite.name), &suite.script())?;
-        plan.push_str(&format!("{} {}\n", suite.name, suite.seconds));
+    let mut lines = String::new();
+    for suite in plan.suites {
+        write(&dir.join("suites").join(suite.name), &suite.script(plan.set))?;
+        lines.push_str(&format!("{} {}\n", suite.name, plan.limit(suite).as_secs()));
     }
-    write(&dir.join("plan"), &plan)?;
+    write(&dir.join("plan"), &lines)?;
     let disk = place.join("payload.img");
     base::disk(&disk, "1G", Some(&dir))?;
     Ok(disk)

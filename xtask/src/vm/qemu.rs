@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::Place;
 use super::base::{self, Base};
 use super::results::{End, Mark, Outcome, mark};
 use super::suites::Suite;
+use super::{Place, Plan};
 use crate::sh;
 
 /// To the first program's first line, on a busy machine.
@@ -26,8 +26,7 @@ pub(crate) fn run(
     place: &Place,
     base: &Base,
     payload: &Path,
-    suites: &[&Suite],
-    systemd: bool,
+    plan: &Plan<'_>,
 ) -> Result<Vec<Outcome>> {
     let console = place.join("console.log");
     let _ = fs::remove_file(&console);
@@ -38,7 +37,7 @@ pub(crate) fn run(
     for disk in &spare {
         fs::File::create(disk)?.set_len(4 << 30)?;
     }
-    let mut qemu = command(base, &console, systemd);
+    let mut qemu = command(base, &console, plan.systemd);
     for disk in [payload, &tmp].into_iter().chain(spare.iter().map(AsRef::as_ref)) {
         qemu.arg("-drive")
             .arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()));
@@ -47,7 +46,7 @@ pub(crate) fn run(
     let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut machine = Machine { child: child.context("run qemu-system-x86_64")? };
     let lines = machine.lines()?;
-    let outcomes = follow(&lines, suites);
+    let outcomes = follow(&lines, plan);
     machine.end();
     outcomes.with_context(|| tail(&console))
 }
@@ -105,7 +104,7 @@ impl Drop for Machine {
 }
 
 /// Reads to the end, with a deadline for each stage.
-fn follow(lines: &Receiver<String>, suites: &[&Suite]) -> Result<Vec<Outcome>> {
+fn follow(lines: &Receiver<String>, plan: &Plan<'_>) -> Result<Vec<Outcome>> {
     let mut deadline = Instant::now() + BOOT;
     let mut up = false;
     let mut outcomes: Vec<Outcome> = Vec::new();
@@ -113,7 +112,7 @@ fn follow(lines: &Receiver<String>, suites: &[&Suite]) -> Result<Vec<Outcome>> {
         let line = match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => line,
             Err(_) if !up => bail!("the virtual machine did not boot in {} s", BOOT.as_secs()),
-            Err(why) => return Ok(lost(outcomes, suites, why)),
+            Err(why) => return Ok(lost(outcomes, plan.suites, why)),
         };
         writeln!(std::io::stdout(), "{}", line.trim_end_matches('\r'))?;
         match mark(&line) {
@@ -122,9 +121,9 @@ fn follow(lines: &Receiver<String>, suites: &[&Suite]) -> Result<Vec<Outcome>> {
                 deadline = Instant::now() + SLACK;
             }
             Some(Mark::Begin(name)) => {
-                let limit = suites.iter().find(|suite| suite.name == name);
-                let seconds = limit.map_or(0, |suite| suite.seconds);
-                deadline = Instant::now() + Duration::from_secs(seconds) + SLACK;
+                let suite = plan.suites.iter().find(|suite| suite.name == name);
+                let limit = suite.map_or(Duration::ZERO, |suite| plan.limit(suite));
+                deadline = Instant::now() + limit + SLACK;
             }
             Some(Mark::End(outcome)) => {
                 outcomes.push(outcome);
@@ -181,12 +180,16 @@ mod tests {
         receiver
     }
 
+    fn plan<'a>(suites: &'a [&'a Suite]) -> Plan<'a> {
+        Plan { suites, set: &[], limit: None, systemd: false }
+    }
+
     #[test]
     fn suites_that_the_machine_does_not_finish_are_lost() {
         let two = suites::choose(&["machine".into(), "engine".into()], false, false).unwrap();
         let lines =
             said(&["@@vm up 6", "@@vm begin machine", "@@vm end machine 0 3", "@@vm begin engine"]);
-        let outcomes = follow(&lines, &two).unwrap();
+        let outcomes = follow(&lines, &plan(&two)).unwrap();
         let passed: Vec<(&str, bool)> =
             outcomes.iter().map(|outcome| (outcome.name.as_str(), outcome.passed())).collect();
         assert_eq!(passed, [("machine", true), ("engine", false)]);
@@ -195,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_does_not_boot_is_an_error() {
-        let error = follow(&said(&["SeaBIOS"]), &[]).unwrap_err();
+        let error = follow(&said(&["SeaBIOS"]), &plan(&[])).unwrap_err();
         assert!(error.to_string().contains("did not boot"), "{error}");
     }
 }

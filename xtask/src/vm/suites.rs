@@ -29,6 +29,8 @@ pub(crate) struct Suite {
     pub(crate) seconds: u64,
     pub(crate) program: Program,
     args: &'static str,
+    /// Further variables, `NAME=VALUE`.
+    env: &'static str,
     /// Shell commands that come first; the first that fails ends the suite.
     before: &'static str,
 }
@@ -36,6 +38,11 @@ pub(crate) struct Suite {
 const fn tests(target: &'static str) -> Program {
     Program { package: "tests", target }
 }
+
+const IMAGES: Program = Program { package: "runtime/image", target: "it" };
+const REORDER: &str = "--nocapture --test-threads 1 replay:: reorder::";
+const LOG_WRITES: &str =
+    "modprobe -a dm-log-writes loop\nexport BERTH_TEST_LOG_WRITES='/dev/vdd /dev/vde'";
 
 const ENGINE: Program = Program { package: "shim/container", target: "engine" };
 
@@ -48,6 +55,7 @@ const PLAIN: Suite = Suite {
     seconds: 300,
     program: ENGINE,
     args: "",
+    env: "BERTH_VM=1",
     before: "",
 };
 
@@ -56,7 +64,7 @@ const SUITES: &[Suite] = &[
         name: "machine",
         what: "a whole life on cgroup v2 leaves nothing",
         ci: true,
-        seconds: 180,
+        seconds: 150,
         program: tests("machine"),
         ..PLAIN
     },
@@ -64,7 +72,7 @@ const SUITES: &[Suite] = &[
         name: "engine",
         what: "the engine on cgroup v2 and an older kernel",
         ci: true,
-        seconds: 200,
+        seconds: 150,
         program: ENGINE,
         ..PLAIN
     },
@@ -72,9 +80,30 @@ const SUITES: &[Suite] = &[
         name: "limits",
         what: "limits that the CRI asks for, on cgroup v2",
         ci: true,
-        seconds: 180,
+        seconds: 150,
         program: tests("lifecycle"),
         args: "limits::",
+        ..PLAIN
+    },
+    Suite {
+        name: "reorder-ext4",
+        what: "images after power cuts that lose, tear and reorder writes, on ext4",
+        ci: true,
+        seconds: 150,
+        program: IMAGES,
+        args: REORDER,
+        before: LOG_WRITES,
+        env: "BERTH_TEST_FS=ext4 BERTH_TEST_POINTS=8",
+        ..PLAIN
+    },
+    Suite {
+        name: "reorder-xfs",
+        what: "the same on XFS",
+        seconds: 300,
+        program: IMAGES,
+        args: REORDER,
+        before: LOG_WRITES,
+        env: "BERTH_TEST_FS=xfs BERTH_TEST_POINTS=8",
         ..PLAIN
     },
     Suite {
@@ -96,14 +125,17 @@ const SUITES: &[Suite] = &[
 ];
 
 impl Suite {
-    /// What the machine's shell runs.
-    pub(crate) fn script(&self) -> String {
+    /// What the machine's shell runs; `set` are variables of the caller.
+    pub(crate) fn script(&self, set: &[String]) -> String {
         format!(
             "set -e\n\
-             export BERTH_DIST=/berth/dist BERTH_DIST_FAILPOINTS=/berth/dist-failpoints\n\
+             export BERTH_DIST=/berth/dist BERTH_DIST_FAILPOINTS=/berth/dist-failpoints {}\n\
+             {}\n\
              {}\n\
              exec /berth/tests/{} {}\n",
+            self.env,
             self.before,
+            set.iter().map(|set| format!("export '{set}'")).collect::<Vec<_>>().join("\n"),
             self.program.file_name(),
             self.args
         )

@@ -53,7 +53,7 @@ impl Sample {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (number as u64 + 1));
         let shared = layer(&mut files, &mut Dice(7), "base", 20);
         let own = layer(&mut files, &mut dice, &format!("own{number}"), 15);
-        let made: TestImage = image(&[shared, own], Dialect::Oci, Compression::Gzip, json!({}));
+        let made: TestImage = image(&[shared, own], Dialect::Oci, Compression::Plain, json!({}));
         let name = format!("x.test/sample:{number}");
         let archive = dir.join(format!("{number}.tar"));
         std::fs::write(&archive, oci_archive(&[(&made, &[(NAME, &name)])])).unwrap();
@@ -85,9 +85,10 @@ fn layer(
     let mut tar = Tarball::new().dir(&format!("{dir}/"), 0o755);
     for number in 0..count {
         let path = format!("{dir}/f{number}");
-        let length = 1 + dice.below(40_000);
-        let content: Vec<u8> =
-            (0..length).map(|_| u8::try_from(dice.below(256)).unwrap()).collect();
+        let length = 1 + dice.below(30_000);
+        // Eight bytes over and over that no other file has.
+        let mark = (dice.below(usize::MAX) as u64 | 1).to_le_bytes();
+        let content: Vec<u8> = mark.into_iter().cycle().take(length).collect();
         tar = tar.file(&path, 0o644, &content);
         files.insert(path, content);
     }
@@ -106,10 +107,10 @@ fn run(program: &str, args: &[&str]) {
 struct Mount(PathBuf);
 
 impl Mount {
-    fn new(device: &Path, at: &Path, options: &str) -> Self {
+    fn new(kind: &str, device: &Path, at: &Path, options: &str) -> Self {
         std::fs::create_dir_all(at).unwrap();
         let (device, place) = (device.to_str().unwrap(), at.to_str().unwrap());
-        run("mount", &["-o", options, device, place]);
+        run("mount", &["-t", kind, "-o", options, device, place]);
         Self(at.to_owned())
     }
 }
@@ -137,7 +138,9 @@ impl Logged {
     fn new(data: &str, log: &str) -> Self {
         let name = format!("berth-test-{}", std::process::id());
         let table = format!("0 {} log-writes {data} {log}", SIZE_MIB * 2048);
-        run("dmsetup", &["create", &name, "--table", &table]);
+        run("dmsetup", &["create", &name, "--noudevsync", "--table", &table]);
+        // Where no udev makes the node.
+        run("dmsetup", &["mknodes", "--noudevsync", &name]);
         Self { name }
     }
 
@@ -152,7 +155,9 @@ impl Logged {
 
 impl Drop for Logged {
     fn drop(&mut self) {
-        let removed = Command::new("dmsetup").args(["remove", "--retry", &self.name]).status();
+        let removed = Command::new("dmsetup")
+            .args(["remove", "--noudevsync", "--retry", &self.name])
+            .status();
         assert!(removed.is_ok_and(|s| s.success()) || std::thread::panicking());
     }
 }
@@ -174,23 +179,23 @@ async fn open(root: &Path, boot: &str) -> Arc<ImageStore> {
 /// Brings images, removes them, opens the store anew; and marks in the log what is durable.
 async fn work(root: &Path, device: &Logged, samples: &[Sample], dice: &mut Dice) {
     let mut store = open(root, "work").await;
-    let mut durable: BTreeSet<usize> = BTreeSet::new();
+    let mut present: BTreeSet<usize> = BTreeSet::new();
+    let mut durable = present.clone();
     for round in 0..ROUNDS {
         let number = dice.below(samples.len());
-        let removed = durable.remove(&number);
-        if removed {
+        if present.remove(&number) {
+            durable.remove(&number);
             device.mark(&mark_of(&durable));
             store.remove(&samples[number].name).await.unwrap();
         } else {
             samples[number].bring(&store).await;
+            present.insert(number);
         }
         // Now and then nothing waits for the disk.
         if dice.below(3) > 0 {
             store.settle().await.unwrap();
-            if !removed {
-                durable.insert(number);
-                device.mark(&mark_of(&durable));
-            }
+            durable.clone_from(&present);
+            device.mark(&mark_of(&durable));
         }
         if round % 6 == 5 {
             drop(store);
@@ -258,12 +263,12 @@ async fn no_order_of_writes_spoils_the_store() {
     let samples: Vec<Sample> = (0..IMAGES).map(|n| Sample::make(dir.path(), n)).collect();
     // In memory: each cut is a copy.
     let memory = dir.path().join("memory");
-    let _memory = Mount::new(Path::new("tmpfs"), &memory, "size=2G");
+    let _memory = Mount::new("tmpfs", Path::new("tmpfs"), &memory, "size=2G");
     let base = memory.join("base");
     make_fs(&fs, Path::new(data), &base);
     let device = Logged::new(data, log);
     {
-        let mount = Mount::new(&device.path(), &dir.path().join("work"), "noatime");
+        let mount = Mount::new(&fs, &device.path(), &dir.path().join("work"), "noatime");
         work(&mount.0, &device, &samples, &mut dice).await;
     }
     drop(device);
@@ -290,7 +295,7 @@ async fn no_order_of_writes_spoils_the_store() {
         let copy = File::options().write(true).open(&image).unwrap();
         lost.iter().for_each(|entry| log.apply(entry, &copy).unwrap());
         drop(copy);
-        let mount = Mount::new(&image, &dir.path().join("cut"), "loop,noatime");
+        let mount = Mount::new(&fs, &image, &dir.path().join("cut"), "loop,noatime");
         check(&mount.0, &samples, &wanted, &what).await;
         drop(mount);
         println!("{what}: {} durable images are whole", wanted.len());
@@ -317,6 +322,8 @@ fn make_fs(fs: &str, device: &Path, base: &Path) {
         "xfs" => run("mkfs.xfs", &["-q", "-f", path]),
         other => panic!("BERTH_TEST_FS={other}: ext4 or xfs"),
     }
-    let to = format!("of={}", device.display());
-    run("dd", &[&format!("if={path}"), &to, "bs=1M", "conv=fsync,notrunc"]);
+    let (size, device) = (format!("{SIZE_MIB}MiB"), device.to_str().unwrap());
+    run("blkdiscard", &["--force", "--zeroout", "--length", &size, device]);
+    let (from, to) = (format!("if={path}"), format!("of={device}"));
+    run("dd", &[&from, &to, "bs=1M", "conv=fsync,notrunc,sparse"]);
 }

@@ -10,7 +10,7 @@ mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
 mount -t securityfs securityfs /sys/kernel/security
 mount -t bpf bpf /sys/fs/bpf
 mount --make-rshared /
-hostname berth-vm
+echo berth-vm >/proc/sys/kernel/hostname
 /berth/guest/run.sh
 # Not reached: the runner turns the machine off.
 echo o >/proc/sysrq-trigger
