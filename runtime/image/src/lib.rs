@@ -379,15 +379,11 @@ impl ImageStore {
         blocking(move || snapshot::read_file(&store, &image, &path, limit)).await
     }
 
-    /// Waits until all that could be removed is gone and all that is listed is on disk: for
-    /// shutting down, and for tests.
+    /// Waits until all that could be removed is gone and all that was listed before is on disk:
+    /// for shutting down, and for tests. An error, if the disk does not take it.
     pub async fn settle(&self) -> Result<(), Error> {
         let store = self.store.clone();
-        blocking(move || {
-            store.tidy();
-            Ok(())
-        })
-        .await
+        blocking(move || Ok(store.tidy()?)).await
     }
 }
 
@@ -396,7 +392,8 @@ async fn keep_tidy(store: Arc<Store>) {
     loop {
         store.untidy.notified().await;
         let round = store.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || round.tidy()).await {
+        // What a round could not do, it has logged.
+        if let Err(error) = tokio::task::spawn_blocking(move || round.tidy().is_ok()).await {
             tracing::error!(%error, "the store's background work failed");
         }
     }

@@ -42,8 +42,8 @@ pub(super) fn marker(layer: &Path) -> Option<Marker> {
 }
 
 impl Store {
-    /// Syncs what was renamed in since the last time. Errors are logged here.
-    pub(super) fn sync_new(&self) {
+    /// Syncs what was renamed in since the last time. What could not be synced is checked later.
+    pub(super) fn sync_new(&self) -> io::Result<()> {
         while let Some(unsynced) = self.take_unsynced() {
             if let Err(error) = self.sync_all(&unsynced) {
                 tracing::error!(%error, "new layers could not be made durable; they are checked");
@@ -53,7 +53,7 @@ impl Store {
                 waiting.untagged.extend(unsynced.untagged);
                 drop(waiting);
                 self.ailing.notify_one();
-                return;
+                return Err(error);
             }
             for id in &unsynced.untagged {
                 if let Err(error) = self.save_untagged(id) {
@@ -61,6 +61,7 @@ impl Store {
                 }
             }
         }
+        Ok(())
     }
 
     fn take_unsynced(&self) -> Option<Unsynced> {

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 
 use super::layer::LayerKey;
 use super::usage::measured;
-use super::{Layout, State, Store};
+use super::{Error, Layout, State, Store};
 use crate::digest::Digest;
 
 /// Layers moved to the trash under one hold of the lock.
@@ -55,13 +55,14 @@ impl Removed {
 }
 
 impl Store {
-    /// Does all that waits to be done. Blocks; errors are logged here.
-    pub(crate) fn tidy(&self) {
+    /// Does all that waits to be done. Blocks. Errors are logged; what could not be made durable
+    /// is the answer's.
+    pub(crate) fn tidy(&self) -> Result<(), Error> {
         let _one_at_a_time = self.tidying.lock().unwrap_or_else(PoisonError::into_inner);
         self.collect();
-        self.collect_blobs();
-        self.sync_new();
+        let synced = self.sync_new();
         self.empty_trash();
+        synced.map_err(Error::io("sync", self.layout.root()))
     }
 
     /// Moves layers that no image, no lease and no work under way needs to the trash, a few at
@@ -133,7 +134,8 @@ impl Store {
             for path in orphans.iter().filter(|path| still.contains(*path)) {
                 self.discard(path);
             }
-            self.tidy();
+            // What it could not make durable, it has logged.
+            let _ = self.tidy();
         }
         GcReport { removed }
     }

@@ -99,7 +99,8 @@ impl Walk<'_> {
         }
         self.steps = self.steps.wrapping_add(1);
         if self.steps.is_multiple_of(STEP) && !self.store.unsynced().is_empty() {
-            self.store.sync_new();
+            // The error is logged there, and told to who waits for the next round.
+            let _ = self.store.sync_new();
         }
         ControlFlow::Continue(())
     }
