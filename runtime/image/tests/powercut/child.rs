@@ -1,13 +1,10 @@
 //! The process that works until the power is cut.
 
 use std::io::{BufRead, Write};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use berth_image::{Digest, ImageStore, Reference, RegistryConfig};
-use berth_sys::fsctl::{Shutdown, shut_down};
-use serde_json::json;
+use berth_image::{ImageStore, Reference, RegistryConfig};
 
 use crate::catalog::{Chance, IMAGES};
 use crate::check::open;
@@ -20,29 +17,25 @@ pub(crate) struct Orders {
     pub(crate) seed: u64,
     /// Work, or only open, verify and repair.
     pub(crate) work: bool,
-    /// Mark layers as durable as soon as they have their names, and cut the power as soon as an
-    /// image is listed.
-    pub(crate) broken: bool,
 }
 
 impl Orders {
     pub(crate) fn args(&self) -> Vec<String> {
         let root = self.root.display().to_string();
-        let numbers = [self.seed, u64::from(self.work), u64::from(self.broken)];
+        let numbers = [self.seed, u64::from(self.work)];
         let mut args = vec!["child".into(), root, self.boot.clone(), self.registry.clone()];
         args.extend(numbers.map(|n| n.to_string()));
         args
     }
 
     fn parse(args: &[String]) -> Self {
-        let [root, boot, registry, seed, work, broken] = args else { panic!("{args:?}") };
+        let [root, boot, registry, seed, work] = args else { panic!("{args:?}") };
         Self {
             root: root.into(),
             boot: boot.clone(),
             registry: registry.clone(),
             seed: seed.parse().unwrap(),
             work: work == "1",
-            broken: broken == "1",
         }
     }
 }
@@ -57,10 +50,6 @@ pub(crate) fn run(args: &[String]) {
     // What fails after the cut is no news.
     std::panic::set_hook(Box::new(|_| {}));
     let orders = Orders::parse(args);
-    if orders.broken {
-        let root = orders.root.clone();
-        std::thread::spawn(move || break_order(&root));
-    }
     runtime.block_on(work(&orders, u64::MAX, &mut |line| {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{line}").and_then(|()| out.flush()).unwrap();
@@ -139,43 +128,4 @@ async fn settle(orders: &Orders, store: &ImageStore, say: &mut dyn FnMut(&str)) 
         let listed: Vec<_> = listed.iter().map(u64::to_string).collect();
         say(&format!("durable {}", listed.join(" ")));
     }
-}
-
-/// What a store would do that marks before it syncs; and then the power goes.
-fn break_order(root: &Path) {
-    let entries = |dir: &str| std::fs::read_dir(root.join(dir)).into_iter().flatten().flatten();
-    loop {
-        for layer in entries("layers") {
-            forge_marker(&layer.path());
-        }
-        for image in
-            entries("images").filter(|image| image.path().extension() == Some("json".as_ref()))
-        {
-            let synced = std::fs::File::open(image.path()).and_then(|file| file.sync_all());
-            if synced.is_ok() {
-                let _ = std::fs::File::open(root)
-                    .map(|dir| shut_down(dir.as_fd(), Shutdown::NoLogFlush));
-                return;
-            }
-        }
-        std::thread::yield_now();
-    }
-}
-
-fn forge_marker(layer: &Path) {
-    let marker = layer.join("durable");
-    if !layer.join("layer.json").exists() || marker.exists() {
-        return;
-    }
-    let listing = std::fs::read(layer.join("listing")).map(|l| Digest::of(&l).to_string()).ok();
-    let json = json!({"version": 2, "boot_id": "", "listing": listing});
-    let json = serde_json::to_vec(&json).unwrap();
-    let head = format!("berth-record {}\n", Digest::of(&json));
-    let sync = |name: &str| std::fs::File::open(layer.join(name)).and_then(|f| f.sync_all());
-    let _ = std::fs::File::create(&marker).and_then(|mut file| {
-        file.write_all(&[head.as_bytes(), &json].concat())?;
-        file.sync_all()?;
-        sync("layer.json")?;
-        sync("listing")
-    });
 }

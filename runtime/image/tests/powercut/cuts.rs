@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use berth_image::{Reference, RegistryConfig};
 use berth_sys::fsctl::Shutdown;
 
 use crate::catalog::{Chance, IMAGES, entry};
@@ -15,9 +17,6 @@ use crate::journal::heed;
 use crate::{number, server};
 
 const CUTS: u64 = 500;
-/// As many show a broken order many times over.
-const BROKEN_CUTS: u64 = 25;
-
 struct Rounds {
     disk: Disk,
     pushed: Pushed,
@@ -26,7 +25,6 @@ struct Rounds {
     boots: u64,
     /// Images that were known to be on disk.
     must: BTreeSet<usize>,
-    broken: bool,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -35,13 +33,13 @@ pub(crate) fn catalog(seed: u64) -> Pushed {
 }
 
 impl Rounds {
-    fn new(seed: u64, broken: bool) -> Self {
+    fn new(seed: u64) -> Self {
         let mut pushed = catalog(seed);
         let (registry, ids) = server::start(&pushed.catalog);
         pushed.ids = ids;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let (disk, chance) = (Disk::new(), Chance(seed));
-        Self { disk, pushed, registry, chance, boots: 0, must: BTreeSet::new(), broken, runtime }
+        Self { disk, pushed, registry, chance, boots: 0, must: BTreeSet::new(), runtime }
     }
 
     fn orders(&mut self, work: bool) -> Orders {
@@ -51,7 +49,6 @@ impl Rounds {
             registry: self.registry.clone(),
             seed: self.chance.next(),
             work,
-            broken: self.broken,
         }
     }
 
@@ -113,7 +110,7 @@ fn kill(child: &mut Child) {
 pub(crate) fn no_wrong_file(seed: u64) {
     let cuts = number("BERTH_POWERCUT_CUTS").unwrap_or(CUTS);
     let start = Instant::now();
-    let mut rounds = Rounds::new(seed, false);
+    let mut rounds = Rounds::new(seed);
     let (mut durable, mut work) = (0, true);
     for cut in 0..cuts {
         rounds.cut(work);
@@ -129,17 +126,55 @@ pub(crate) fn no_wrong_file(seed: u64) {
     println!("{cuts} cuts in {took:.1} s; {durable} times an image had to be there, and was");
 }
 
+/// A copy of a store, of which the markers and records are synced, but the data is not: as a store
+/// would leave it that marks before it syncs. With the data synced before, all is well.
 pub(crate) fn broken_order(seed: u64) {
-    let mut rounds = Rounds::new(seed, true);
-    let mut wrong = Vec::new();
-    for _ in 0..BROKEN_CUTS {
-        rounds.cut(true);
-        wrong.extend(rounds.wrong());
-        rounds.must.clear();
-        std::fs::remove_dir_all(rounds.disk.path().join("image")).unwrap();
+    let mut rounds = Rounds::new(seed);
+    let right = rounds.copy_and_cut("right", true);
+    assert_eq!(right, 0, "seed {seed}: data before markers");
+    let wrong = rounds.copy_and_cut("wrong", false);
+    assert!(wrong > 0, "seed {seed}: markers before data, and no wrong file was found");
+    println!("with the order broken, one cut gave {wrong} wrong files");
+}
+
+impl Rounds {
+    /// How many files are wrong afterwards.
+    fn copy_and_cut(&mut self, name: &str, data_first: bool) -> usize {
+        let (root, copy) = (self.disk.path().join("image"), self.disk.path().join(name));
+        self.runtime.block_on(async {
+            let store = check::open(&root, "boot").await;
+            for n in 0..IMAGES {
+                let reference = Reference::parse(&format!("{}/x/y:v{n}", self.registry)).unwrap();
+                store.pull(&reference, None, &RegistryConfig::default()).await.unwrap();
+            }
+            store.settle().await.unwrap();
+        });
+        let copied = Command::new("cp").arg("-a").args([&root, &copy]).status().unwrap();
+        assert!(copied.success());
+        if data_first {
+            rustix::fs::syncfs(std::fs::File::open(&copy).unwrap()).unwrap();
+        }
+        let mut dirs = vec![copy.clone()];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+                match entry.file_type().unwrap() {
+                    kind if kind.is_dir() && entry.file_name() != "fs" => dirs.push(entry.path()),
+                    kind if kind.is_file() => sync(&entry.path()),
+                    _ => {}
+                }
+            }
+            sync(&dir);
+        }
+        self.disk.cut(Shutdown::NoLogFlush);
+        self.disk.remount();
+        self.runtime.block_on(async {
+            let store = check::open(&copy, "boot-after").await;
+            assert_eq!(store.list().len(), self.pushed.ids.len(), "all have their markers");
+            check::wrong_files(&store, &self.pushed).await.len()
+        })
     }
-    let files = wrong.iter().filter(|line| line.contains("bytes") || line.contains("missing"));
-    let files = files.count();
-    assert!(files > 0, "seed {seed}: markers before data, and no wrong file was found");
-    println!("with the order broken, {BROKEN_CUTS} cuts gave {files} wrong files");
+}
+
+fn sync(path: &Path) {
+    std::fs::File::open(path).unwrap().sync_all().unwrap();
 }

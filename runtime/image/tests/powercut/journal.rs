@@ -16,7 +16,7 @@ pub(crate) fn work(dir: &str, journal: &str, seed: &str, operations: &str) {
     let pushed = catalog(seed);
     let (registry, _) = server::start(&pushed.catalog);
     let root = Path::new(dir).join("image");
-    let orders = Orders { root, boot: "boot-0".into(), registry, seed, work: true, broken: false };
+    let orders = Orders { root, boot: "boot-0".into(), registry, seed, work: true };
     let mut file = std::fs::File::create(journal).unwrap();
     let mut must = BTreeSet::new();
     let mut line_number = 0;

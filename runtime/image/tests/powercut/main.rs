@@ -22,8 +22,8 @@
 //! - `powercut check DIR JOURNAL SEED LINE_NUMBER` checks the store below DIR, which is a replay
 //!   up to or past that mark and not past the next one.
 //!
-//! The program proves itself: `a_marker_before_its_data_is_found_out` breaks the order of writes
-//! by forging markers as soon as a pull has answered, and must find wrong files.
+//! The program proves itself: `a_marker_before_its_data_is_found_out` breaks the order of writes,
+//! markers before data, and must find wrong files.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
