@@ -67,6 +67,13 @@ pub trait Images: Send + Sync + 'static {
     fn ready<'a>(&'a self, name: &'a str) -> Pending<'a, Option<Image>>;
     /// Makes the writable layer of a container. The image's layers stay until the release.
     fn prepare<'a>(&'a self, container: &'a ContainerId, image: &'a Image) -> Pending<'a, Rootfs>;
+    /// The layers of an image volume, top first: directories `COMMON/NAME/fs` with one parent.
+    /// They stay until the container's writable layer, which is there, is released.
+    fn lend<'a>(
+        &'a self,
+        container: &'a ContainerId,
+        image: &'a Image,
+    ) -> Pending<'a, Vec<PathBuf>>;
     /// Removes the writable layer. Ok when there is none.
     fn release<'a>(&'a self, container: &'a str) -> Pending<'a, ()>;
     /// All containers that have a writable layer.

@@ -91,6 +91,17 @@ async fn run_fails_at_every_step() -> Result<()> {
     node.finish().await
 }
 
+/// A container that takes every step of its create: one with an image volume.
+fn of_all_steps(node: &Node) -> ContainerConfig {
+    let volume = Mount {
+        container_path: "/volume".into(),
+        readonly: true,
+        image: Some(node.image("busybox:1")),
+        ..Default::default()
+    };
+    ContainerConfig { mounts: vec![volume], ..shell("main", "exit 7") }
+}
+
 #[tokio::test]
 async fn create_fails_at_every_step() -> Result<()> {
     let mut node = node().await?;
@@ -98,7 +109,7 @@ async fn create_fails_at_every_step() -> Result<()> {
     for point in points("create")? {
         arm(&mut node, &format!("{point}=error*1")).await?;
         let before = node.footprint()?;
-        let error = node.create(&pod, shell("main", "exit 7")).await.expect_err(&point);
+        let error = node.create(&pod, of_all_steps(&node)).await.expect_err(&point);
         named(&point, &error);
         as_before(&node, &point, &before).await?;
         assert!(node.containers().await?.is_empty(), "{point}");
@@ -180,7 +191,9 @@ async fn the_daemon_dies_at_every_step_of_create_and_start() -> Result<()> {
     for point in points("create")?.into_iter().chain(points("start")?) {
         arm(&mut node, &format!("{point}=abort")).await?;
         let before = node.footprint()?;
-        let config = shell("main", "while [ ! -e /tmp/end ]; do usleep 10000; done; exit 9");
+        let script = "while [ ! -e /tmp/end ]; do usleep 10000; done; exit 9";
+        let config =
+            ContainerConfig { mounts: of_all_steps(&node).mounts, ..shell("main", script) };
         node.run(&pod, config.clone()).await.expect_err(&point);
         node.ended().await.with_context(|| point.clone())?;
         arm(&mut node, "").await?;

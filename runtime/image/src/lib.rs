@@ -354,6 +354,13 @@ impl ImageStore {
         blocking(move || snapshot::prepare(&store, &container, &image)).await
     }
 
+    /// The image's layers, top first and at least two, for mounting it read only in a container that
+    /// has a writable layer. They stay until that is released.
+    pub async fn lend(&self, container: &str, image: &Arc<Image>) -> Result<Vec<PathBuf>, Error> {
+        let (store, container, image) = (self.store.clone(), container.to_owned(), image.clone());
+        blocking(move || snapshot::lend(&store, &container, &image)).await
+    }
+
     /// Removes the container's writable layer; one that is not there is well. The overlay must
     /// not be mounted any more.
     pub async fn release(&self, container: &str) -> Result<(), Error> {

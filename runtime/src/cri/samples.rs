@@ -78,6 +78,7 @@ pub(super) fn container(byte: u8, pod_byte: u8, labels: &[(&str, &str)]) -> Cont
         message: String::new(),
         image_id: "sha256:1".into(),
         image_ref: "docker.io/library/busybox@sha256:2".into(),
+        volume_images: Vec::new(),
         log_path: Some(PathBuf::from("/var/log/pods/x/main/0.log")),
         user: User { uid: 1000, gid: 7, groups: vec![7, 8] },
         stop_signal: 15,

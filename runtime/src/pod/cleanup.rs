@@ -12,7 +12,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
 use super::house::{Link, PodEnv, blocking};
-use super::{Error, Result};
+use super::{Error, Result, volumes};
 use crate::ports::Attach;
 use crate::shim::{Process, ShimError, find_by_directory, log_tail, same_process};
 
@@ -264,6 +264,7 @@ async fn end_task(link: &Link, id: &str) -> std::result::Result<(), ShimError> {
 async fn bundle(env: &PodEnv, container: &ContainerId) -> Result<()> {
     let (dir, exit) = (env.paths.bundle(container), env.paths.exit(container));
     blocking(move || {
+        volumes::unmount_all(&dir)?;
         remove_tree(&dir)?;
         match std::fs::remove_file(&exit) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

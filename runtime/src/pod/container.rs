@@ -136,6 +136,7 @@ impl Container {
             message: record.message.clone(),
             image_id: record.image_id.clone(),
             image_ref: record.image_ref.clone(),
+            volume_images: record.volume_images.clone(),
             log_path: record.log_path.clone(),
             user: record.user.clone(),
             stop_signal: record.stop_signal,

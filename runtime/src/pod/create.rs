@@ -8,7 +8,7 @@ use super::cleanup::Cleanup;
 use super::house::{PodEnv, blocking};
 use super::spec::ContainerSpec;
 use super::steps::{Cancelled, Steps};
-use super::{Error, Result, User};
+use super::{Error, Result, User, volumes};
 use crate::clock;
 use crate::ports::{Image, Images};
 use crate::shim::{CreateTask, Rootfs};
@@ -63,6 +63,7 @@ pub(crate) fn intent(env: &PodEnv, id: ContainerId, asked: ContainerSpec) -> Con
         message: String::new(),
         image_id: String::new(),
         image_ref: String::new(),
+        volume_images: Vec::new(),
         log_path,
         user: User::default(),
         stop_signal: asked.stop_signal.unwrap_or_default(),
@@ -81,6 +82,11 @@ async fn attempt(steps: &mut Steps<'_>, env: &PodEnv, record: &mut ContainerReco
     let undo = Cleanup::Snapshot { container: container.clone() };
     let rootfs = steps.step("create.snapshot", Some(undo), layers(env, &container, &image)).await?;
 
+    if record.spec.mounts.iter().any(|mount| mount.image.is_some()) {
+        let undo = Cleanup::Bundle { container: container.clone() };
+        steps.step("create.volumes", Some(undo), volumes::mount_all(env, record)).await?;
+    }
+
     let built = build(env, record, &image);
     let (oci, user) = steps.step("create.spec", None, built).await?;
     record.user = user;
@@ -89,8 +95,13 @@ async fn attempt(steps: &mut Steps<'_>, env: &PodEnv, record: &mut ContainerReco
     let written = bundle(env, &container, oci, record.log_path.clone());
     steps.step("create.bundle", Some(undo), written).await?;
 
-    let undo = Cleanup::Task { container };
+    let undo = Cleanup::Task { container: container.clone() };
     record.pid = steps.step("create.task", Some(undo), task(env, record, rootfs)).await?;
+    if !record.volume_images.is_empty() {
+        let bundle = env.paths.bundle(&container);
+        let unmounted = async { blocking(move || volumes::unmount_all(&bundle)).await? };
+        steps.step("create.unmount", None, unmounted).await?;
+    }
     record.phase = ContainerPhase::Created;
     steps.step("create.commit", None, env.save_container(record)).await
 }
@@ -124,8 +135,8 @@ async fn build(
         passwd: read(&*env.house.images, image, "/etc/passwd").await?,
         group: read(&*env.house.images, image, "/etc/group").await?,
     };
-    let asked = record.spec.clone();
-    let host = blocking(move || HostPaths::resolve(&asked)).await??;
+    let (asked, bundle) = (record.spec.clone(), env.paths.bundle(&record.id));
+    let host = blocking(move || HostPaths::resolve(&asked, &bundle)).await??;
     let input = spec::Input {
         pod: &env.spec,
         container: &record.spec,

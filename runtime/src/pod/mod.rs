@@ -34,6 +34,7 @@ mod steps;
 mod stop;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod volumes;
 mod work;
 
 pub use error::{Error, Kind, Result};

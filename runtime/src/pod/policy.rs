@@ -127,10 +127,6 @@ pub(crate) fn check_container(spec: &ContainerSpec, pod: &PodSpec, host: &Host) 
 fn check_mounts(spec: &ContainerSpec) -> Result<()> {
     for (index, mount) in spec.mounts.iter().enumerate() {
         let field = |name: &str| format!("mounts[{index}].{name}");
-        if let Some(image) = &mount.image {
-            let why = "image volumes are not supported yet";
-            return Err(Error::invalid(field("image"), image.as_str(), why));
-        }
         if mount.id_mapped {
             let why = "mapped ids are not supported yet";
             return Err(Error::invalid(field("uidMappings"), mount.container_path.as_str(), why));
@@ -140,7 +136,7 @@ fn check_mounts(spec: &ContainerSpec) -> Result<()> {
             let why = "it needs readonly, and private propagation";
             return Err(Error::invalid(field("recursive_read_only"), "true", why));
         }
-        if mount.host_path.is_empty() {
+        if mount.host_path.is_empty() && mount.image.is_none() {
             return Err(Error::invalid(field("host_path"), "", "it names nothing"));
         }
     }

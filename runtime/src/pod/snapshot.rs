@@ -70,6 +70,8 @@ pub struct ContainerSnapshot {
     pub image_id: String,
     /// A repo digest of the image, else its id.
     pub image_ref: String,
+    /// The ids of the images of its image volumes, in the order of their mounts.
+    pub volume_images: Vec<String>,
     /// Absolute. None: output is discarded.
     pub log_path: Option<PathBuf>,
     /// Who the first process is.

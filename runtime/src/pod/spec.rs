@@ -281,10 +281,21 @@ pub struct Mount {
     pub selinux_relabel: bool,
     /// Which mount events pass.
     pub propagation: Propagation,
-    /// The image of an image volume (refused for now).
-    pub image: Option<String>,
+    /// The image of an image volume.
+    pub image: Option<VolumeImage>,
     /// Mapped ids were asked for (refused for now).
     pub id_mapped: bool,
+}
+
+/// The image of an image volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeImage {
+    /// `image.image`: an image id or a reference; looked up in the image store at create.
+    pub image: String,
+    /// `image.user_specified_image`, handed back in status.
+    pub user_specified_image: String,
+    /// `image_sub_path`: what of it is mounted, relative; empty for all.
+    pub sub_path: String,
 }
 
 /// Which mount events pass between host and container.

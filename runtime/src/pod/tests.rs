@@ -82,6 +82,7 @@ pub(crate) fn container_record() -> ContainerRecord {
         message: String::new(),
         image_id: "sha256:1".into(),
         image_ref: "busybox@sha256:2".into(),
+        volume_images: Vec::new(),
         log_path: None,
         user: User::default(),
         stop_signal: 15,

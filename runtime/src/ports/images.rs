@@ -1,5 +1,6 @@
 //! The image crate, in the words of the ports.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_image::{ErrorKind, ImageStore};
@@ -29,6 +30,17 @@ impl Images for ImageStore {
             let found = known(self, image)?;
             let made = Self::prepare(self, container.as_str(), &found).await.map_err(failed)?;
             Ok(Rootfs { lower: made.lower, upper: made.upper, work: made.work })
+        })
+    }
+
+    fn lend<'a>(
+        &'a self,
+        container: &'a ContainerId,
+        image: &'a Image,
+    ) -> Pending<'a, Vec<PathBuf>> {
+        Box::pin(async move {
+            let found = known(self, image)?;
+            Self::lend(self, container.as_str(), &found).await.map_err(failed)
         })
     }
 

@@ -1,15 +1,15 @@
 //! What no record speaks of: left by a crash between two steps, or by a record that was torn.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_proto::ids::PodId;
 
-use crate::pod::Error;
 use crate::pod::cleanup::unpin;
 use crate::pod::house::{House, blocking};
+use crate::pod::{Error, volumes};
 use crate::shim::{Process, find_by_directory};
 use crate::store::Recorded;
 
@@ -98,16 +98,23 @@ async fn pod_directory(house: &Arc<House>, id: &str) -> crate::pod::Result<()> {
             cgroups.end(&cgroup, KILL_LIMIT).map_err(Error::cgroup)?;
         }
         unpin(&pin)?;
+        for bundle in bundles_of(&dir) {
+            volumes::unmount_all(&bundle)?;
+        }
         std::fs::remove_dir_all(&dir).map_err(|e| Error::disk("remove", dir, e))
     })
     .await?
 }
 
+/// The bundles below a pod's directory.
+fn bundles_of(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir.join("containers"));
+    entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
 /// The cgroups that the bundles below a pod's directory name.
 fn cgroups_of(dir: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(dir.join("containers")) else { return Vec::new() };
-    let bundles = entries.filter_map(|e| Some(e.ok()?.path().join("config.json")));
-    bundles.filter_map(|config| cgroup_of(&config)).collect()
+    bundles_of(dir).iter().filter_map(|bundle| cgroup_of(&bundle.join("config.json"))).collect()
 }
 
 fn cgroup_of(config: &Path) -> Option<String> {

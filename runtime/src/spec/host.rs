@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::capabilities;
 use super::devices::HostDevice;
 use crate::pod::spec::{ContainerSpec, Device, Mount, Propagation};
-use crate::pod::{Error, Result};
+use crate::pod::{Error, Result, volumes};
 use crate::shim::Hierarchies;
 
 /// What does not change while the daemon lives.
@@ -60,11 +60,15 @@ pub struct HostPaths {
 impl HostPaths {
     /// Resolves them; a mount source that is not there is made, as a directory. Blocks, for ever
     /// on a hanging network mount.
-    pub fn resolve(asked: &ContainerSpec) -> Result<Self> {
+    /// Image volumes are in the bundle.
+    pub fn resolve(asked: &ContainerSpec, bundle: &Path) -> Result<Self> {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let mut mounts = Vec::new();
         for (index, mount) in asked.mounts.iter().enumerate() {
-            mounts.push(source(index, mount, &table)?);
+            mounts.push(match mount.image {
+                Some(_) => volumes::place(bundle, index),
+                None => source(index, mount, &table)?,
+            });
         }
         let mut devices = Vec::new();
         if asked.privileged {

@@ -87,7 +87,12 @@ fn asked(input: &Input<'_>) -> Vec<Mount> {
             (true, false) => "ro",
             (false, false) => "rw",
         };
-        let mut made = mount(&asked.container_path, "bind", "", &["rbind", propagation, write]);
+        let mut options = vec!["rbind", propagation, write];
+        if asked.image.is_some() {
+            // As Kubernetes promises of image volumes.
+            options = vec!["rbind", "rprivate", write, "nosuid", "nodev", "noexec"];
+        }
+        let mut made = mount(&asked.container_path, "bind", "", &options);
         made.set_source(Some(source.clone()));
         made
     });

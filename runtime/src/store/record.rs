@@ -111,6 +111,9 @@ pub struct ContainerRecord {
     /// A repo digest of the image, else its id.
     #[serde(default)]
     pub image_ref: String,
+    /// The ids of the images of its image volumes, in the order of their mounts.
+    #[serde(default)]
+    pub volume_images: Vec<String>,
     /// Absolute.
     #[serde(default)]
     pub log_path: Option<PathBuf>,

@@ -6,7 +6,9 @@ mod formats;
 mod layers;
 mod names;
 mod registries;
+mod signed;
 mod usage;
+mod volumes;
 
 use berth_tests::fixtures::busybox_layer;
 use berth_tests::image::{Built, Image, Layer};

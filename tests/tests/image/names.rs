@@ -4,7 +4,7 @@ use berth_tests::node::REGISTRY;
 use berth_tests::prelude::*;
 use serde_json::json;
 
-use crate::{find, list, output, own_image, push, remove, try_pull};
+use crate::{find, list, output, own_image, push, remove, spec, try_pull};
 
 #[tokio::test]
 async fn one_image_has_one_id_by_every_name() -> Result<()> {
@@ -107,6 +107,47 @@ async fn removing_by_any_name_removes_the_image() -> Result<()> {
     assert!(find(&node, &one).await?.is_none() && find(&node, &two).await?.is_none());
     assert_eq!(try_pull(&node, &one).await?, built.config.digest);
     assert_eq!(output(&node, &one, "cat /mark").await?, "removed");
+    node.finish().await
+}
+
+#[tokio::test]
+async fn images_are_pinned_by_their_names() -> Result<()> {
+    let config = "[image]\npinned = [\"registry.test/pinned/*\", \"registry.test/one:1\"]\n";
+    let node = Node::builder().config(config).start().await?;
+    for (repository, tag, pinned) in
+        [("pinned/a", "1", true), ("one", "1", true), ("one", "2", false), ("other", "1", false)]
+    {
+        let image = own_image(&format!("{repository}:{tag}"))?.build();
+        let reference = push(&node, repository, tag, &image)?;
+        let id = try_pull(&node, &reference).await?;
+        let found = find(&node, &reference).await?.context("the image")?;
+        assert_eq!(found.pinned, pinned, "{reference}");
+        let listed = list(&node).await?.into_iter().find(|image| image.id == id);
+        assert_eq!(listed.context("a row")?.pinned, pinned, "{reference}");
+    }
+    node.finish().await
+}
+
+#[tokio::test]
+async fn a_filter_lists_one_image_by_any_of_its_names() -> Result<()> {
+    let node = Node::start().await?;
+    let one = push(&node, "one", "1", &own_image("one")?.build())?;
+    let other = push(&node, "other", "1", &own_image("other")?.build())?;
+    let id = try_pull(&node, &one).await?;
+    try_pull(&node, &other).await?;
+    let short = id.trim_start_matches("sha256:").get(..12).context("a long id")?;
+    for (name, ids) in [
+        (one.as_str(), vec![id.clone()]),
+        (id.as_str(), vec![id.clone()]),
+        (short, vec![id.clone()]),
+        ("registry.test/none:1", vec![]),
+    ] {
+        let filter = Some(ImageFilter { image: Some(spec(name)) });
+        let answer = node.cri().list_images(ListImagesRequest { filter }).await?;
+        let found: Vec<String> = answer.images.into_iter().map(|image| image.id).collect();
+        assert_eq!(found, ids, "{name}");
+    }
+    assert_eq!(list(&node).await?.len(), 2);
     node.finish().await
 }
 

@@ -22,6 +22,26 @@ async fn removing_an_image_in_use_leaves_its_containers() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_tag_that_moves_leaves_its_containers() -> Result<()> {
+    let node = Node::start().await?;
+    let old = push(&node, "moving", "1", &own_image("old")?.build())?;
+    let old_id = try_pull(&node, &old).await?;
+    let pod = node.pod("mover").await?;
+    let mut config = shell("main", "sleep 1000");
+    config.image = Some(spec(&old));
+    let id = node.run(&pod, config).await?;
+    push(&node, "moving", "1", &own_image("new")?.build())?;
+    let new_id = try_pull(&node, &old).await?;
+    assert_ne!(old_id, new_id);
+    // Nothing but the container needs the old layers any more.
+    remove(&node, &old_id).await?;
+    assert_eq!(node.sh(&id, "cat /mark").await?, "old");
+    assert_eq!(node.container(&id).await?.image_id, old_id);
+    assert_eq!(find(&node, &old).await?.context("the new image")?.id, new_id);
+    node.finish().await
+}
+
+#[tokio::test]
 async fn disk_use_is_told() -> Result<()> {
     let node = Node::start().await?;
     node.pull("busybox:1").await?;

@@ -38,6 +38,12 @@ pub enum Error {
         /// The image asked for.
         wanted: String,
     },
+    /// The container has no writable layer.
+    #[error("container {id} has no writable layer")]
+    NoSnapshot {
+        /// The container's id.
+        id: String,
+    },
     /// A file within an image is not one that can be read.
     #[error("{path:?} in image {image}: {reason}")]
     File {
@@ -67,6 +73,7 @@ impl Error {
         match self {
             Self::InvalidId { .. } | Self::File { .. } => ErrorKind::Invalid,
             Self::Exists { .. } => ErrorKind::Exists,
+            Self::NoSnapshot { .. } => ErrorKind::NotFound,
             Self::Io { source, .. } => io_kind(source),
         }
     }
@@ -95,7 +102,7 @@ pub(crate) struct Lease {
     version: u32,
     /// `None` where the record was lost: the writable layer is there to be removed.
     image: Option<Digest>,
-    /// Bottom first.
+    /// The image's, bottom first, and then those of its image volumes.
     pub(crate) layers: Vec<LayerKey>,
 }
 
@@ -201,6 +208,35 @@ fn snapshot(store: &Store, container: &str, image: &Image) -> Result<Snapshot, c
     }
     let home = store.layout.snapshot(container);
     Ok(Snapshot { lower, upper: home.join("fs"), work: home.join("work") })
+}
+
+/// Claims another image's layers for the container, and names those that show, top first. Blocks.
+pub(crate) fn lend(
+    store: &Arc<Store>,
+    container: &str,
+    image: &Image,
+) -> Result<Vec<PathBuf>, crate::Error> {
+    check_id(container)?;
+    let _claim = store.claim_layers(image)?;
+    let lease = store.lease(container);
+    let lease = lease.ok_or_else(|| Error::NoSnapshot { id: container.to_owned() })?;
+    let mut lease = Lease::clone(&lease);
+    for key in &image.record.layers {
+        if !lease.layers.contains(key) {
+            lease.layers.push(key.clone());
+        }
+    }
+    let path = store.layout.snapshot(container).join(Lease::FILE);
+    record::write(&path, &lease).map_err(Error::io("write", &path))?;
+    store.add_lease(container, lease);
+    let records = store.layer_records(image)?;
+    let mut lower: Vec<_> = showing(&records).iter().map(|layer| fs(store, &layer.key)).collect();
+    // overlayfs wants two where there is no upper one.
+    let empty = store.layout.layer(Layout::EMPTY).join("fs");
+    if lower.len() < 2 && !lower.contains(&empty) {
+        lower.push(empty);
+    }
+    Ok(lower)
 }
 
 /// What the container has written. Blocks.

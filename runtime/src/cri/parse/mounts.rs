@@ -1,10 +1,12 @@
 //! Mounts and devices of a container.
 
+use std::path::{Component, Path};
+
 use berth_proto::cri;
 
 use super::field;
 use crate::pod::Result;
-use crate::pod::spec::{Device, Mount, Propagation};
+use crate::pod::spec::{Device, Mount, Propagation, VolumeImage};
 
 pub(super) fn mounts(mounts: &[cri::Mount]) -> Result<Vec<Mount>> {
     let path = |n: usize| format!("config.mounts[{n}]");
@@ -51,21 +53,33 @@ fn recursive(path: &str, readonly: bool, propagation: Propagation) -> Result<()>
 }
 
 /// The image of an image volume.
-fn image(path: &str, mount: &cri::Mount) -> Result<Option<String>> {
-    let image = mount.image.as_ref().map(|image| image.image.as_str()).filter(|i| !i.is_empty());
-    match image {
-        None if mount.image_sub_path.is_empty() => Ok(None),
-        None => {
-            field::refuse(format!("{path}.image_sub_path"), &mount.image_sub_path, "needs an image")
+fn image(path: &str, mount: &cri::Mount) -> Result<Option<VolumeImage>> {
+    let sub_path = &mount.image_sub_path;
+    let image = mount.image.as_ref().filter(|image| !image.image.is_empty());
+    let Some(image) = image else {
+        if sub_path.is_empty() {
+            return Ok(None);
         }
-        Some(_) if !mount.host_path.is_empty() => {
-            field::refuse(format!("{path}.host_path"), &mount.host_path, "is set beside an image")
-        }
-        Some(image) if !mount.readonly => {
-            field::refuse(format!("{path}.readonly"), image, "must be true for an image volume")
-        }
-        Some(image) => field::word(&format!("{path}.image.image"), image).map(Some),
+        return field::refuse(format!("{path}.image_sub_path"), sub_path, "needs an image");
+    };
+    if !mount.host_path.is_empty() {
+        let why = "is set beside an image";
+        return field::refuse(format!("{path}.host_path"), &mount.host_path, why);
     }
+    if !mount.readonly {
+        let why = "must be true for an image volume";
+        return field::refuse(format!("{path}.readonly"), &image.image, why);
+    }
+    let climbs = Path::new(sub_path).components().any(|part| !matches!(part, Component::Normal(_)));
+    if climbs || sub_path.contains('\0') {
+        let why = "is not a relative path without \"..\"";
+        return field::refuse(format!("{path}.image_sub_path"), sub_path, why);
+    }
+    Ok(Some(VolumeImage {
+        image: field::word(&format!("{path}.image.image"), &image.image)?,
+        user_specified_image: image.user_specified_image.clone(),
+        sub_path: sub_path.clone(),
+    }))
 }
 
 fn propagation(field: &str, value: i32) -> Result<Propagation> {

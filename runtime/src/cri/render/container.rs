@@ -40,7 +40,7 @@ pub(in crate::cri) fn container_status(container: &ContainerSnapshot) -> cri::Co
         message: container.message.clone(),
         labels: map(&container.spec.labels),
         annotations: map(&container.spec.annotations),
-        mounts: container.spec.mounts.iter().map(mount).collect(),
+        mounts: mounts(container),
         log_path: log_path.map(|path| path.display().to_string()).unwrap_or_default(),
         resources: Some(cri::ContainerResources {
             linux: Some(resources(&container.spec.resources)),
@@ -72,6 +72,22 @@ fn image(spec: &ContainerSpec) -> cri::ImageSpec {
         user_specified_image: spec.user_specified_image.clone(),
         ..Default::default()
     }
+}
+
+fn mounts(container: &ContainerSnapshot) -> Vec<cri::Mount> {
+    let mut ids = container.volume_images.iter();
+    let one = |asked: &Mount| cri::Mount {
+        image: asked.image.as_ref().map(|volume| cri::ImageSpec {
+            image: volume.image.clone(),
+            user_specified_image: volume.user_specified_image.clone(),
+            // KEP-5365: what a pull of the image returned.
+            image_ref: ids.next().cloned().unwrap_or_default(),
+            ..Default::default()
+        }),
+        image_sub_path: asked.image.as_ref().map(|v| v.sub_path.clone()).unwrap_or_default(),
+        ..mount(asked)
+    };
+    container.spec.mounts.iter().map(one).collect()
 }
 
 fn mount(mount: &Mount) -> cri::Mount {
