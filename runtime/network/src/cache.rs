@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::builtin::Lease;
 use crate::conf::{ConfError, Network};
 use crate::error::Error;
 
@@ -54,6 +55,9 @@ pub(crate) struct Record {
     /// The answer of the last plugin that succeeded.
     #[serde(default)]
     pub(crate) result: Option<Value>,
+    /// Of the built-in network; plugins have no part in it then.
+    #[serde(default)]
+    pub(crate) lease: Option<Lease>,
 }
 
 impl Record {
@@ -73,6 +77,23 @@ impl Record {
             args: attachment.args(),
             capability_args,
             result: None,
+            lease: None,
+        }
+    }
+
+    /// The intent to attach to the built-in network.
+    pub(crate) fn own(attachment: &crate::Attachment, lease: Lease) -> Self {
+        Self {
+            version: VERSION,
+            phase: Phase::Adding,
+            id: attachment.id.clone(),
+            ifname: attachment.ifname.clone(),
+            netns: attachment.netns.clone(),
+            network: Value::Null,
+            args: attachment.args(),
+            capability_args: attachment.capability_args(),
+            result: None,
+            lease: Some(lease),
         }
     }
 
@@ -137,6 +158,17 @@ impl Cache {
             Err(e) => return Err(record_error("read", &path, e)),
         };
         Ok(serde_json::from_slice(&text).map_or(Found::Torn, |r| Found::Record(Box::new(r))))
+    }
+
+    /// The leases of the built-in network on record.
+    pub(crate) fn leases(&self) -> Result<Vec<Lease>, Error> {
+        let mut found = Vec::new();
+        for (id, ifname) in self.list()? {
+            if let Found::Record(record) = self.read(&id, &ifname)? {
+                found.extend(record.lease);
+            }
+        }
+        Ok(found)
     }
 
     pub(crate) fn write(&self, record: &Record) -> Result<(), Error> {

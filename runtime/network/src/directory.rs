@@ -84,7 +84,7 @@ impl Seen {
             }
             Ok(None) => {
                 let message = format!("no CNI configuration found in {}", dir.display());
-                (None, Err(NotReady::new(message)))
+                (None, Err(NotReady::absent(message)))
             }
             Err(e) => {
                 let message = format!("CNI configuration directory {}: {e}", dir.display());

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use crate::builtin::{KernelError, LeaseError};
 use crate::plugin::Verb;
 
 /// The kinds a caller acts on.
@@ -36,6 +37,8 @@ pub struct NotReady {
     pub reason: &'static str,
     /// One sentence for people; names the file or directory at fault.
     pub message: String,
+    /// There is no configuration at all, rather than one that can't be used.
+    pub(crate) absent: bool,
 }
 
 impl NotReady {
@@ -43,7 +46,11 @@ impl NotReady {
     pub const REASON: &'static str = "NetworkPluginNotReady";
 
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { reason: Self::REASON, message: message.into() }
+        Self { reason: Self::REASON, message: message.into(), absent: false }
+    }
+
+    pub(crate) fn absent(message: impl Into<String>) -> Self {
+        Self { absent: true, ..Self::new(message) }
     }
 }
 
@@ -101,6 +108,17 @@ pub enum Error {
         /// Each plugin that failed, in the order they ran; never empty.
         failures: Vec<(String, PluginError)>,
     },
+    /// The built-in network can't give what is asked for.
+    #[error("built-in network: {0}")]
+    Lease(#[from] LeaseError),
+    /// The built-in network could not be made or taken away.
+    #[error("built-in network {network:?}: {source}")]
+    Builtin {
+        /// Its name.
+        network: String,
+        /// What the kernel refused.
+        source: KernelError,
+    },
     /// There is no record of a completed `add`.
     #[error("interface {ifname} of {id} is not attached")]
     NotAttached {
@@ -151,10 +169,15 @@ impl Error {
             Self::Cancelled { .. } => ErrorKind::Cancelled,
             Self::Plugin { source, .. } => source.kind(),
             Self::NotAttached { .. } => ErrorKind::NotFound,
+            Self::Lease(LeaseError::Exists { .. }) => ErrorKind::Exists,
+            Self::Lease(LeaseError::Foreign { .. }) => ErrorKind::Invalid,
             Self::Detach { failures, .. } | Self::Collect { failures, .. } => {
                 failures.first().map_or(ErrorKind::Internal, |(_, e)| e.kind())
             }
-            Self::NoAddress { .. } | Self::Record { .. } => ErrorKind::Internal,
+            Self::NoAddress { .. }
+            | Self::Record { .. }
+            | Self::Lease(_)
+            | Self::Builtin { .. } => ErrorKind::Internal,
         }
     }
 }

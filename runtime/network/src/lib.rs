@@ -5,6 +5,7 @@
 //! - [`Networks`]: the one door: `status`, `add`, `del`, `check`, `gc`, `cached`.
 //! - [`attachment`]: what is to be attached, and the words plugins are told about it.
 //! - [`error`]: what can go wrong, with [`ErrorKind`].
+//! - `builtin`: the network of a machine without a CNI configuration.
 //! - `directory`: which configuration is in force; re-read when the directory changes.
 //! - `conf`: one network configuration (a list of plugins), parsed.
 //! - `plugin`: one run of one plugin.
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attachment;
+mod builtin;
 mod cache;
 mod chain;
 mod conf;
@@ -31,6 +33,7 @@ mod result;
 mod work;
 
 pub use attachment::{Attachment, Bandwidth, Dns, PortMapping, Protocol, Rate};
+pub use builtin::{BridgeConfig, InvalidSubnet, KernelError, LeaseError, Subnet};
 pub use error::{Error, ErrorKind, NotReady, PluginError};
 pub use networks::{NetworkConfig, Networks};
 pub use plugin::Verb;

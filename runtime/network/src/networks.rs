@@ -1,6 +1,7 @@
 //! The one door of this crate.
 
 mod care;
+mod own;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use rustix::fs::statfs;
 use tokio::sync::RwLock;
 
 use crate::attachment::Attachment;
+use crate::builtin::{Bridge, BridgeConfig};
 use crate::cache::{Cache, Found, Input, Phase, Record};
 use crate::chain::{self, Tools};
 use crate::conf::Network;
@@ -34,6 +36,10 @@ pub struct NetworkConfig {
     pub cache_dir: PathBuf,
     /// The time each run of one plugin has.
     pub plugin_deadline: Duration,
+    /// Whether attachments go to the built-in network while the directory holds no configuration.
+    pub builtin: bool,
+    /// How that is made. Also needed where it is off: to take away what it once made.
+    pub bridge: BridgeConfig,
 }
 
 impl NetworkConfig {
@@ -67,10 +73,19 @@ struct Shared {
     directory: Directory,
     tools: Tools,
     slots: Slots,
+    builtin: bool,
+    bridge: Arc<Bridge>,
     health: Arc<Health>,
     /// Read while an ADD makes its record, written while GC runs: what GC does not know of when it
     /// begins must not begin before it ends.
     gate: RwLock<()>,
+}
+
+/// How a new attachment gets its network.
+#[derive(Debug)]
+enum Way {
+    Cni(Arc<Network>),
+    Builtin,
 }
 
 impl Networks {
@@ -80,13 +95,20 @@ impl Networks {
     /// [`Error::Record`] when that directory cannot be made.
     pub async fn open(config: NetworkConfig) -> Result<Self, Error> {
         let cache_dir = config.cache_dir;
-        let cache = blocking(move || Cache::open(&cache_dir)).await??;
+        let opened = blocking(move || {
+            let cache = Cache::open(&cache_dir)?;
+            let leases = cache.leases()?;
+            Ok::<_, Error>((cache, leases))
+        });
+        let (cache, leases) = opened.await??;
         let tools = Tools { bin_dirs: config.bin_dirs, deadline: config.plugin_deadline, cache };
         let directory = Directory::new(config.conf_dir);
         let shared = Arc::new(Shared {
             directory,
             tools,
             slots: Slots::default(),
+            builtin: config.builtin,
+            bridge: Arc::new(Bridge::new(config.bridge, leases)),
             health: Arc::new(Health::new()),
             gate: RwLock::new(()),
         });
@@ -103,8 +125,10 @@ impl Networks {
     pub async fn status(&self) -> Result<(), NotReady> {
         let shared = self.shared.clone();
         let looked = blocking(move || shared.look()).await;
-        let network = looked.unwrap_or_else(|e| Err(NotReady::new(e.to_string())))?;
-        self.shared.health.of(network, &self.shared.tools).await
+        match looked.unwrap_or_else(|e| Err(NotReady::new(e.to_string())))? {
+            Way::Cni(network) => self.shared.health.of(network, &self.shared.tools).await,
+            Way::Builtin => self.shared.own_status().await,
+        }
     }
 
     /// Attaches: runs ADD of every plugin of the network in force.
@@ -191,6 +215,9 @@ impl Networks {
         let found = blocking(move || cache.read(&key.id, &key.ifname)).await??;
         let Found::Record(record) = found else { return Ok(None) };
         let complete = record.phase == Phase::Attached;
+        if let Some(lease) = record.lease.as_ref().filter(|_| complete) {
+            return Ok(Some(own::attached(self.shared.bridge.name(), &record, lease)));
+        }
         let network = record.network().ok().filter(|_| complete);
         Ok(network.and_then(|network| outcome(&network, &record).ok()))
     }
@@ -208,24 +235,28 @@ impl Networks {
 
 impl Shared {
     /// The network in force, all of whose plugins are there. Blocks.
-    fn look(&self) -> Result<Arc<Network>, NotReady> {
-        let network = self.directory.current()?;
+    fn look(&self) -> Result<Way, NotReady> {
+        let network = match self.directory.current() {
+            Err(not_ready) if not_ready.absent && self.builtin => return Ok(Way::Builtin),
+            found => found?,
+        };
         for conf in &network.plugins {
             plugin::find(&conf.kind, &self.tools.bin_dirs).map_err(|e| {
                 let text = format!("network {:?}: plugin {:?}: {e}", network.name, conf.kind);
                 NotReady::new(text)
             })?;
         }
-        Ok(network)
+        Ok(Way::Cni(network))
     }
 
     async fn add(self: Arc<Self>, asked: &Attachment, stop: &Stop) -> Result<Attached, Error> {
         let gate = self.gate.read().await;
         let shared = self.clone();
-        let network = blocking(move || shared.look()).await??;
+        let way = blocking(move || shared.look()).await??;
         if !matches!(self.read(asked).await?, Found::Nothing) {
             return Err(Error::Exists { id: asked.id.clone(), ifname: asked.ifname.clone() });
         }
+        let Way::Cni(network) = way else { return self.own_add(asked).await };
         let capability_args = asked.capability_args();
         chain::warn_of_unheard(&asked.id, &network, &capability_args);
         let mut record = Record::intent(asked, &network, capability_args);
@@ -256,11 +287,17 @@ impl Shared {
     async fn del(self: Arc<Self>, asked: &Attachment) -> Result<(), Error> {
         let (network, record) = match self.read(asked).await? {
             Found::Nothing => return Ok(()),
-            Found::Record(record) => match record.network() {
-                Ok(network) => (Arc::new(network), *record),
-                Err(_) => self.guess(asked).await?,
+            Found::Record(record) => match (&record.lease, record.network()) {
+                (Some(lease), _) => return self.own_del(&record, lease).await,
+                (None, Ok(network)) => (Arc::new(network), *record),
+                (None, Err(_)) => self.guess(asked).await?,
             },
-            Found::Torn => self.guess(asked).await?,
+            Found::Torn => match self.directory.current() {
+                Err(not_ready) if not_ready.absent && self.builtin => {
+                    return self.own_torn(asked).await;
+                }
+                _ => self.guess(asked).await?,
+            },
         };
         let netns = if asked.netns.as_os_str().is_empty() { &record.netns } else { &asked.netns };
         let input = self.tools.input(&asked.id, &asked.ifname).await?;

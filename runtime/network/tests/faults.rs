@@ -358,6 +358,8 @@ async fn daemon_that_adds() {
         bin_dirs: vec![root.join("bin")],
         cache_dir: root.join("cni"),
         plugin_deadline: Duration::from_secs(30),
+        builtin: false,
+        bridge: common::bridge(),
     });
     networks.await.unwrap().add(&attachment("p1")).await.unwrap();
 }

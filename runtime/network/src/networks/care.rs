@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Networks, Shared};
+use super::{Networks, Shared, Way};
 use crate::attachment::Attachment;
 use crate::cache::{Found, Phase};
 use crate::chain;
@@ -60,10 +60,13 @@ impl Shared {
     async fn check(&self, asked: &Attachment) -> Result<(), Error> {
         let missing = || Error::NotAttached { id: asked.id.clone(), ifname: asked.ifname.clone() };
         let Found::Record(record) = self.read(asked).await? else { return Err(missing()) };
-        let network = record.network().map_err(|_| missing())?;
         if record.phase != Phase::Attached {
             return Err(missing());
         }
+        if let Some(lease) = &record.lease {
+            return self.own_check(lease).await;
+        }
+        let network = record.network().map_err(|_| missing())?;
         if !network.version.has_check() || network.disabled.check {
             return Ok(());
         }
@@ -75,7 +78,7 @@ impl Shared {
 
     async fn gc(self: Arc<Self>) -> Result<bool, Error> {
         let shared = self.clone();
-        let network = blocking(move || shared.look()).await??;
+        let Way::Cni(network) = blocking(move || shared.look()).await?? else { return Ok(false) };
         if !network.version.has_status_and_gc() || network.disabled.gc {
             return Ok(false);
         }

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use berth_network::{Attachment, NetworkConfig, Networks};
+use berth_network::{Attachment, BridgeConfig, NetworkConfig, Networks};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -62,6 +62,8 @@ impl Place {
             bin_dirs: vec![self.path("none"), self.path("bin"), "/usr/lib/cni".into()],
             cache_dir: self.path("cni"),
             plugin_deadline,
+            builtin: false,
+            bridge: bridge(),
         }
     }
 
@@ -89,6 +91,12 @@ impl Place {
         names.sort();
         names
     }
+}
+
+/// The built-in network of tests.
+pub(crate) fn bridge() -> BridgeConfig {
+    let subnets = ["10.214.0.0/28", "fd14::/64"].map(|subnet| subnet.parse().unwrap());
+    BridgeConfig { name: "berth9".into(), subnets: subnets.into() }
 }
 
 pub(crate) fn attachment(id: &str) -> Attachment {
