@@ -27,11 +27,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_image::{ImageStore, RegistryConfig, StoreConfig};
-use berth_network::{NetworkConfig, Networks};
+use berth_network::{BridgeConfig, NetworkConfig, Networks};
 use tonic::codegen::tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use crate::config::Config;
+use crate::config::{Builtin, Config};
 use crate::control;
 use crate::cri::{self, Front};
 use crate::metrics::Metrics;
@@ -140,6 +140,11 @@ async fn build(config: &Config) -> Result<Parts, Error> {
         bin_dirs: config.network.bin_dirs.clone(),
         cache_dir: config.root.join("cni"),
         plugin_deadline: NetworkConfig::PLUGIN_DEADLINE,
+        builtin: config.network.builtin == Builtin::Bridge,
+        bridge: BridgeConfig {
+            name: config.network.bridge_name.clone(),
+            subnets: config.network.bridge_subnets.clone(),
+        },
     });
     Ok(Parts {
         images: images.await.map_err(Error::Images)?,

@@ -51,6 +51,7 @@ pub struct Builder {
     mounts: MountMode,
     failpoints: Option<String>,
     cni: Option<String>,
+    builtin: bool,
     config: String,
     root: Option<PathBuf>,
     state: Option<PathBuf>,
@@ -73,6 +74,12 @@ impl Builder {
     #[must_use]
     pub fn without_network(self) -> Self {
         Self { cni: None, ..self }
+    }
+
+    /// With the daemon's own network instead of CNI's plugins.
+    #[must_use]
+    pub fn builtin_network(self) -> Self {
+        Self { cni: None, builtin: true, ..self }
     }
 
     /// With these CNI plugins after the bridge (JSON objects, comma separated).
@@ -132,6 +139,7 @@ impl Node {
             mounts: MountMode::Host,
             failpoints: None,
             cni: Some(String::new()),
+            builtin: false,
             config: String::new(),
             root: None,
             state: None,
@@ -195,6 +203,7 @@ impl Node {
              [cri]\nsocket = \"{dir}/cri.sock\"\n\
              [cgroup]\ndriver = \"cgroupfs\"\ndefault_parent = \"/{instance}\"\n\
              [network]\nconf_dir = \"{dir}/cni\"\nbin_dirs = [\"{dir}/bin\", \"/usr/lib/cni\"]\n\
+             builtin = \"{builtin}\"\nbridge_name = \"{BRIDGE}\"\n\
              [registry]\nconfig_path = \"{dir}/certs.d\"\n\
              [shim]\nbinary = \"{shim}/containerd-shim-berth-v1\"\n\
              cgroup = \"/{instance}-shims\"\n\
@@ -204,6 +213,7 @@ impl Node {
             dir = self.dir.display(),
             instance = self.instance,
             shim = binaries(false).display(),
+            builtin = if self.setup.builtin { "bridge" } else { "none" },
             more = self.setup.config,
         )
     }

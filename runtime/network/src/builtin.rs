@@ -70,7 +70,7 @@ impl Bridge {
     pub(crate) fn new(config: BridgeConfig, known: impl IntoIterator<Item = Lease>) -> Self {
         let mut config = config;
         let has_ipv6 = Path::new("/proc/net/if_inet6").exists();
-        config.subnets.retain(|subnet| subnet.network().is_ipv4() || has_ipv6);
+        config.subnets.retain(|subnet| subnet.is_ipv4() || has_ipv6);
         let leases = Leases::new(known);
         Self { config, leases: Mutex::new(leases), ground: Mutex::new(None) }
     }
@@ -183,7 +183,7 @@ impl Bridge {
 
     fn set_forwarding(&self) -> Result<(), KernelError> {
         let bridge = &self.config.name;
-        let has = |ipv4: bool| self.config.subnets.iter().any(|it| it.network().is_ipv4() == ipv4);
+        let has = |ipv4: bool| self.config.subnets.iter().any(|it| it.is_ipv4() == ipv4);
         if has(true) {
             sysctl("net/ipv4/ip_forward")?;
             // For host ports at the host's loopback.

@@ -1,7 +1,7 @@
 //! The built-in network, in namespaces made here. Needs root, iproute2, nftables and
 //! busybox.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's own parts")]
+#![expect(clippy::unwrap_used, reason = "a test's own parts")]
 
 mod common;
 

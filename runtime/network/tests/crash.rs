@@ -81,6 +81,8 @@ async fn daemon_that_attaches() {
         bin_dirs: vec!["/usr/lib/cni".into()],
         cache_dir,
         plugin_deadline: Duration::from_secs(30),
+        builtin: false,
+        bridge: common::bridge(),
     });
     let networks = networks.await.unwrap();
     let asked = Attachment { netns: netns.into(), ..attachment("p1") };

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 pub use limits::ImageLimits;
 pub use policy::{ImagePolicy, PolicyAction, PolicyRule};
 pub use resolved::{
-    Cgroup, CgroupDriver, Config, Cri, Image, InvalidValue, Log, Metrics, Network, Registry,
-    Reloadable, Shim,
+    Builtin, Cgroup, CgroupDriver, Config, Cri, Image, InvalidValue, Log, Metrics, Network,
+    Registry, Reloadable, Shim,
 };
 
 /// The file that is read when the command line names none; it may be absent.

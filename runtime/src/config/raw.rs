@@ -38,6 +38,9 @@ pub(super) struct Network {
     pub(super) conf_dir: Option<PathBuf>,
     pub(super) bin_dirs: Option<Vec<PathBuf>>,
     pub(super) gc_minutes: Option<u64>,
+    pub(super) builtin: Option<String>,
+    pub(super) bridge_name: Option<String>,
+    pub(super) bridge_subnets: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
+use berth_network::Subnet;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -73,6 +74,22 @@ pub struct Network {
     pub bin_dirs: Vec<PathBuf>,
     /// How often plugins collect what no pod has; 0: never.
     pub gc_minutes: u64,
+    /// What pods get while `conf_dir` holds no configuration.
+    pub builtin: Builtin,
+    /// The bridge of the built-in network.
+    pub bridge_name: String,
+    /// Where its addresses come from; not empty.
+    pub bridge_subnets: Vec<Subnet>,
+}
+
+/// The network of pods while there is no CNI configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Builtin {
+    /// A bridge of the daemon's own.
+    Bridge,
+    /// None: pods with a network of their own have to wait for a configuration.
+    None,
 }
 
 /// Registries.
@@ -155,6 +172,24 @@ pub enum InvalidValue {
         /// The value.
         value: String,
     },
+    /// Not a built-in network that there is.
+    #[error("network.builtin: {value:?} is neither \"bridge\" nor \"none\"")]
+    Builtin {
+        /// The value.
+        value: String,
+    },
+    /// Not the name of an interface.
+    #[error("network.bridge_name: {value:?} is no name of an interface (1 to 15 bytes)")]
+    Interface {
+        /// The value.
+        value: String,
+    },
+    /// Not the subnets of a network.
+    #[error("network.bridge_subnets: {reason}")]
+    Subnets {
+        /// What is wrong with which.
+        reason: String,
+    },
     /// A list that needs an entry has none.
     #[error("{key}: at least one entry is needed")]
     Empty {
@@ -218,6 +253,9 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
             conf_dir: path("network.conf_dir", raw.network.conf_dir, "/etc/cni/net.d")?,
             bin_dirs: bin_dirs(raw.network.bin_dirs)?,
             gc_minutes: raw.network.gc_minutes.unwrap_or(60),
+            builtin: builtin(raw.network.builtin)?,
+            bridge_name: bridge_name(raw.network.bridge_name)?,
+            bridge_subnets: bridge_subnets(raw.network.bridge_subnets)?,
         },
         registry: Registry {
             config_path: path(
@@ -311,6 +349,39 @@ fn bin_dirs(value: Option<Vec<PathBuf>>) -> Result<Vec<PathBuf>, InvalidValue> {
         return Err(InvalidValue::Empty { key });
     }
     dirs.into_iter().map(|dir| absolute(key, dir)).collect()
+}
+
+fn builtin(value: Option<String>) -> Result<Builtin, InvalidValue> {
+    match value.as_deref() {
+        None | Some("bridge") => Ok(Builtin::Bridge),
+        Some("none") => Ok(Builtin::None),
+        Some(value) => Err(InvalidValue::Builtin { value: value.to_owned() }),
+    }
+}
+
+/// The kernel's rule (dev_valid_name), and no `%`, which it would fill in.
+fn bridge_name(value: Option<String>) -> Result<String, InvalidValue> {
+    let value = value.unwrap_or_else(|| "berth0".to_owned());
+    let fits = !value.is_empty() && value.len() <= 15 && value != "." && value != "..";
+    let wrong = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
+    if !fits || value.contains(wrong) {
+        return Err(InvalidValue::Interface { value });
+    }
+    Ok(value)
+}
+
+fn bridge_subnets(value: Option<Vec<String>>) -> Result<Vec<Subnet>, InvalidValue> {
+    let default = || vec!["10.85.0.0/16".to_owned(), "fd85:be27:85::/64".to_owned()];
+    let texts = value.unwrap_or_else(default);
+    let wrong = |reason: String| InvalidValue::Subnets { reason };
+    let subnets = texts.iter().map(|text| text.parse::<Subnet>());
+    let subnets: Vec<Subnet> =
+        subnets.collect::<Result<_, _>>().map_err(|error| wrong(error.to_string()))?;
+    let of = |ipv4: bool| subnets.iter().filter(|subnet| subnet.is_ipv4() == ipv4).count();
+    if subnets.is_empty() || of(true) > 1 || of(false) > 1 {
+        return Err(wrong(format!("{texts:?} is not one subnet of a family, or one of each")));
+    }
+    Ok(subnets)
 }
 
 fn address(value: String) -> Result<SocketAddr, InvalidValue> {

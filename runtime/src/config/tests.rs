@@ -72,10 +72,6 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
         ("[cgroup]\ndefault_parent = \"/a/../..\"", &["cgroup.default_parent"]),
         ("[shim]\ncgroup = \"x\"", &["shim.cgroup", "x"]),
         ("[shim]\nbinary = \"shim\"", &["shim.binary", "shim"]),
-        ("[network]\nbin_dirs = []", &["network.bin_dirs"]),
-        ("[network]\ngc_minutes = -1", &["line 2", "gc_minutes"]),
-        ("[network]\nbin_dirs = [\"/ok\", \"no\"]", &["network.bin_dirs", "no"]),
-        ("[network]\nconf_dir = \"net.d\"", &["network.conf_dir", "net.d"]),
         ("[registry]\nconfig_path = \"certs.d\"", &["registry.config_path", "certs.d"]),
         ("[image]\npreload = \"images\"", &["image.preload", "images"]),
         ("[image.limits]\nlayer_gib = 0", &["image.limits.layer_gib", "0"]),
@@ -101,6 +97,29 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
         ("[metrics]\naddress = \":9464\"", &["metrics.address", ":9464"]),
         ("[metrics]\naddress = \"localhost:9464\"", &["metrics.address", "localhost"]),
     ];
+    check_refusals(cases);
+}
+
+#[test]
+fn bad_networks_are_refused() {
+    check_refusals(&[
+        ("[network]\nbin_dirs = []", &["network.bin_dirs"]),
+        ("[network]\nbuiltin = \"ipvlan\"", &["network.builtin", "ipvlan"]),
+        ("[network]\nbridge_name = \"a/b\"", &["network.bridge_name", "a/b"]),
+        ("[network]\nbridge_name = \"longer-than-fifteen\"", &["network.bridge_name", "15 bytes"]),
+        ("[network]\nbridge_subnets = [\"10.0.0.1/8\"]", &["network.bridge_subnets", "10.0.0.1/8"]),
+        ("[network]\nbridge_subnets = []", &["network.bridge_subnets"]),
+        (
+            "[network]\nbridge_subnets = [\"10.0.0.0/8\", \"11.0.0.0/8\"]",
+            &["network.bridge_subnets", "11.0.0.0/8"],
+        ),
+        ("[network]\ngc_minutes = -1", &["line 2", "gc_minutes"]),
+        ("[network]\nbin_dirs = [\"/ok\", \"no\"]", &["network.bin_dirs", "no"]),
+        ("[network]\nconf_dir = \"net.d\"", &["network.conf_dir", "net.d"]),
+    ]);
+}
+
+fn check_refusals(cases: &[(&str, &[&str])]) {
     for (text, parts) in cases {
         let error = report(parse_text(text).unwrap_err());
         for part in *parts {

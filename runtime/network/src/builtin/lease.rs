@@ -159,7 +159,7 @@ impl Leases {
             if let Some((_, address)) = wanted.iter().find(|(of, _)| of == subnet) {
                 return Ok(*address);
             }
-            let last = self.last.get(&subnet.network().is_ipv4()).copied();
+            let last = self.last.get(&subnet.is_ipv4()).copied();
             let free = subnet.free(last, |address| self.owner(address).is_some());
             free.ok_or(LeaseError::Exhausted { subnet: *subnet })
         };

@@ -78,7 +78,7 @@ pub(super) fn bridge(route: &mut Route, name: &str) -> io::Result<Link> {
     message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
     up(&mut message);
     match route.change(RouteNetlinkMessage::NewLink(message), NEW) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => named(route, name),
     }
 }

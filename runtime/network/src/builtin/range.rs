@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 /// A range of addresses: `10.85.0.0/16`, `fd85::/64`. The first address is the bridge's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet {
@@ -33,6 +35,12 @@ impl Subnet {
 
     pub(super) fn prefix(&self) -> u8 {
         self.prefix
+    }
+
+    /// Its family.
+    #[must_use]
+    pub fn is_ipv4(&self) -> bool {
+        self.first.is_ipv4()
     }
 
     pub(super) fn network(&self) -> IpAddr {
@@ -111,6 +119,13 @@ impl Subnet {
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.first, self.prefix)
+    }
+}
+
+/// As it is written.
+impl Serialize for Subnet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
