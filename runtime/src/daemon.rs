@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use berth_image::{ImageStore, RegistryConfig, StoreConfig};
 use berth_network::{BridgeConfig, NetworkConfig, Networks};
+use tokio::net::TcpListener;
 use tonic::codegen::tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -36,6 +37,7 @@ use crate::control;
 use crate::cri::{self, Front};
 use crate::metrics::Metrics;
 use crate::pod::{self, Options, Roster};
+use crate::stream::{self, Streams};
 use endpoint::Endpoint;
 use lock::Lock;
 use signals::Signals;
@@ -72,6 +74,9 @@ pub enum Error {
     /// The pods of an earlier life can't be read.
     #[error("recover pods")]
     Recover(#[from] pod::Error),
+    /// Streams can't be served.
+    #[error(transparent)]
+    Stream(#[from] stream::Error),
     /// The address of the metrics can't be had.
     #[error("serve metrics on {address}")]
     Scrape {
@@ -94,14 +99,14 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let config = Arc::new(config);
     let claim = claim(&config)?;
     let start = async { recover(&config, build(&config).await?).await };
-    let front = tokio::select! {
-        front = Box::pin(start) => front?,
+    let (front, streams) = tokio::select! {
+        ready = Box::pin(start) => ready?,
         () = signals.stop() => {
             claim.endpoint.remove();
             return Ok(());
         }
     };
-    serve(&front, &claim.endpoint, &mut signals).await?;
+    serve(&front, &claim.endpoint, streams, &mut signals).await?;
     drain(&front, claim).await;
     Ok(())
 }
@@ -120,8 +125,9 @@ fn claim(config: &Config) -> Result<Claim, Error> {
     Ok(Claim { endpoint, _root: root, _state: state })
 }
 
-/// The parts that pods are made with.
+/// The parts that pods are made with, and the door for streams.
 struct Parts {
+    streams: (Arc<Streams>, TcpListener),
     images: Arc<ImageStore>,
     networks: Arc<Networks>,
     metrics: Arc<Metrics>,
@@ -147,6 +153,7 @@ async fn build(config: &Config) -> Result<Parts, Error> {
         },
     });
     Ok(Parts {
+        streams: Streams::bind(&config.stream).await?,
         images: images.await.map_err(Error::Images)?,
         networks: Arc::new(networks.await?),
         metrics: Arc::new(Metrics::new()?),
@@ -160,7 +167,7 @@ fn registry(config: &Config) -> RegistryConfig {
     }
 }
 
-async fn recover(config: &Arc<Config>, parts: Parts) -> Result<Arc<Front>, Error> {
+async fn recover(config: &Arc<Config>, parts: Parts) -> Result<(Arc<Front>, TcpListener), Error> {
     let options = Options {
         root: config.root.clone(),
         state: config.state.clone(),
@@ -172,16 +179,18 @@ async fn recover(config: &Arc<Config>, parts: Parts) -> Result<Arc<Front>, Error
     if let Some(dir) = &config.image.preload {
         preload::import(&parts.images, dir).await;
     }
-    let Parts { images, networks, metrics } = parts;
+    let Parts { streams: (streams, listener), images, networks, metrics } = parts;
     let registry = registry(config);
     let config = Arc::clone(config);
-    Ok(Arc::new(Front { roster, images, registry, networks, metrics, config }))
+    let front = Front { roster, streams, images, registry, networks, metrics, config };
+    Ok((Arc::new(front), listener))
 }
 
 /// Returns after a signal, when the last request has been answered or [`DRAIN`] is over.
 async fn serve(
     front: &Arc<Front>,
     endpoint: &Endpoint,
+    streams: TcpListener,
     signals: &mut Signals,
 ) -> Result<(), Error> {
     let connections = UnixListenerStream::new(endpoint.listener().map_err(Error::Listen)?);
@@ -209,6 +218,7 @@ async fn serve(
     tokio::select! {
         () = scrapes => {}
         () = attachments::tend(&front.networks, every) => {}
+        () = front.streams.serve(streams, &front.roster) => {}
         served = server => served?,
         () = deadline => tracing::warn!(after = ?DRAIN, "requests are cut off"),
     }

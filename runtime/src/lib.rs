@@ -6,6 +6,7 @@
 //! - [`store`]: records on disk. [`recover`]: records + shims + kernel -> pods.
 //! - [`ports`]: what pods need of images and networks.
 //! - [`cri`], [`control`]: the doors for kubelet and for the operator.
+//! - [`stream`]: exec, attach and port-forward: the streaming server.
 //! - [`failpoint`]: named steps that tests make fail. [`clock`]: time and boot.
 #![forbid(unsafe_code)]
 
@@ -23,3 +24,4 @@ mod recover;
 pub mod shim;
 pub mod spec;
 pub mod store;
+pub mod stream;

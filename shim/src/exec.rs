@@ -1,4 +1,5 @@
-//! ExecSync: a command inside a running container, its output captured, its time limited.
+//! A command inside a running container. ExecSync: its output captured, its time limited. Exec: its
+//! streams in the caller's hands ([`crate::leash`]).
 //!
 //! ```text
 //! spawn --> launching --Started--> running --pidfd--> draining --> answered
@@ -7,13 +8,14 @@
 //! When the command ended, children of it may hold its pipes open: they are read for
 //! [`DRAIN`] more and then closed. Such children belong to the container and live on.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use berth_container::{self as engine, ExecRequest, ExitStatus, Progress, Stdio};
 
 use crate::container::{Phase, exec_process, output_pipe};
 use crate::io::pump::{Capture, Pump, Sink};
+use crate::leash::{Ending, StreamKind};
 use crate::poll::{Interest, Token};
 use crate::service::Reply;
 use crate::shim::{Shim, status_of};
@@ -33,6 +35,24 @@ pub(crate) struct ExecOrder {
     pub(crate) timeout: Option<Duration>,
     /// Kept bytes per stream. 0: 16 MiB.
     pub(crate) max_output: usize,
+    /// By which it is cancelled. 0: it is not.
+    pub(crate) key: u64,
+}
+
+/// Who is told what.
+#[derive(Debug)]
+pub(crate) enum Caller {
+    /// Of ExecSync: everything, at the end.
+    Waits { to: ReplyTo, key: u64 },
+    /// Of Exec: its streams once the program runs; its end by the leash.
+    Streams { connection: u64, opening: Option<Opening> },
+}
+
+/// What the caller gets when the program runs.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) to: ReplyTo,
+    pub(crate) ends: Vec<(StreamKind, OwnedFd)>,
 }
 
 /// What came of it.
@@ -50,7 +70,7 @@ pub(crate) struct ExecOutcome {
 #[derive(Debug)]
 pub(crate) struct Exec {
     engine: engine::Exec,
-    to: ReplyTo,
+    caller: Caller,
     /// The program was executed.
     started: bool,
     status: Option<ExitStatus>,
@@ -60,6 +80,16 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
+    /// Kills it with its tree.
+    pub(crate) fn kill(&self) {
+        if self.status.is_some() {
+            return;
+        }
+        if let Err(error) = self.engine.kill_tree() {
+            crate::log::say(format_args!("exec: kill: {error}"));
+        }
+    }
+
     /// Its process id until it is reaped.
     pub(crate) fn unreaped_pid(&self) -> Option<u32> {
         self.status.is_none().then(|| self.engine.pid())
@@ -72,33 +102,13 @@ impl Shim {
         if order.argv.is_empty() {
             return Err(Status::invalid("argv: empty"));
         }
-        let container = self.container(&order.container_id)?;
-        if container.phase != Phase::Running {
-            let (id, state) = (&order.container_id, container.phase.name());
-            return Err(Status::precondition(format!("exec: container {id:?} is {state}")));
-        }
-        let process = exec_process(&container.process, order.argv);
         let pipe = || output_pipe().map_err(|error| Status::internal(format!("exec: {error}")));
         let ((out, out_end), (err, err_end)) = (pipe()?, pipe()?);
-        let number = self.poll.number();
-        let container = self.container(&order.container_id)?;
-        let request = ExecRequest {
-            id: &format!("exec-{number}"),
-            process: &process,
-            stdio: Stdio {
-                stdin: None,
-                stdout: Some(out_end.as_fd()),
-                stderr: Some(err_end.as_fd()),
-            },
-        };
-        let engine = engine::Exec::spawn(&container.engine, &request)
-            .map_err(|error| status_of("exec failed", &error))?;
+        let stdio =
+            Stdio { stdin: None, stdout: Some(out_end.as_fd()), stderr: Some(err_end.as_fd()) };
+        let caller = Caller::Waits { to, key: order.key };
+        let number = self.spawn_exec(&order.container_id, order.argv, false, stdio, caller)?;
         drop((out_end, err_end));
-
-        let outcome = ExecOutcome::default();
-        let exec =
-            Exec { engine, to, started: false, status: None, stdout: None, stderr: None, outcome };
-        self.execs.insert(number, exec);
         let limit = if order.max_output == 0 { DEFAULT_OUTPUT } else { order.max_output };
         let sink = || Sink::Capture(Capture::new(limit));
         let registered = self
@@ -115,10 +125,49 @@ impl Shim {
         Ok(())
     }
 
+    /// Starts the child of a command and gives its number.
+    pub(crate) fn spawn_exec(
+        &mut self,
+        container_id: &str,
+        argv: Vec<String>,
+        terminal: bool,
+        stdio: Stdio<'_>,
+        caller: Caller,
+    ) -> Result<u64, Status> {
+        let number = self.poll.number();
+        let container = self.container(container_id)?;
+        if container.phase != Phase::Running {
+            let state = container.phase.name();
+            let text = format!("exec: container {container_id:?} is {state}");
+            return Err(Status::precondition(text));
+        }
+        let process = exec_process(&container.process, argv, terminal);
+        let request = ExecRequest { id: &format!("exec-{number}"), process: &process, stdio };
+        let engine = engine::Exec::spawn(&container.engine, &request)
+            .map_err(|error| status_of("exec failed", &error))?;
+        let exec = Exec {
+            engine,
+            caller,
+            started: false,
+            status: None,
+            stdout: None,
+            stderr: None,
+            outcome: ExecOutcome::default(),
+        };
+        self.execs.insert(number, exec);
+        Ok(number)
+    }
+
     fn register_exec(&mut self, number: u64, (out, err): (u64, u64)) -> rustix::io::Result<()> {
         let Some(exec) = self.execs.get_mut(&number) else { return Ok(()) };
         exec.stdout = Some(out);
         exec.stderr = Some(err);
+        self.poll_exec(number)
+    }
+
+    /// Polls for the child's words and for its end.
+    pub(crate) fn poll_exec(&self, number: u64) -> rustix::io::Result<()> {
+        let Some(exec) = self.execs.get(&number) else { return Ok(()) };
         self.poll.add(exec.engine.pidfd(), Token::Process(number), Interest::IN)?;
         match exec.engine.sync_fd() {
             Some(sync) => self.poll.add(sync, Token::Launch(number), Interest::IN),
@@ -140,6 +189,8 @@ impl Shim {
             Ok(Progress::Pending) => exec.engine.sync_fd(),
             Ok(_) => {
                 exec.started = true;
+                let terminal = exec.engine.take_terminal();
+                self.hand_over(number, terminal);
                 None
             }
             Err(error) => {
@@ -156,7 +207,8 @@ impl Shim {
     /// The engine has undone everything already.
     fn exec_failed(&mut self, number: u64, error: &engine::Error) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
-        if let engine::Error::Died { status, .. } = error {
+        let waits = matches!(exec.caller, Caller::Waits { .. });
+        if let (engine::Error::Died { status, .. }, true) = (error, waits) {
             // Killed at its time limit or with its container, no matter how far it was.
             exec.status = Some(*status);
             self.answer_exec(number);
@@ -165,7 +217,7 @@ impl Shim {
         }
     }
 
-    fn give_up_exec(&mut self, number: u64, status: &Status) {
+    pub(crate) fn give_up_exec(&mut self, number: u64, status: &Status) {
         if let Some(exec) = self.execs.get(&number) {
             // It is reaped as an orphan.
             if let Err(error) = exec.engine.kill_tree() {
@@ -237,6 +289,36 @@ impl Shim {
         }
     }
 
+    /// Kills a command whose caller has gone. Its end comes as any other.
+    pub(crate) fn cancel_exec(&self, of: ReplyTo, key: u64) {
+        let named = |exec: &&Exec| match exec.caller {
+            Caller::Waits { to, key: own } => to.connection == of.connection && own == key,
+            Caller::Streams { .. } => false,
+        };
+        if let Some(exec) = self.execs.values().find(named).filter(|_| key != 0) {
+            exec.kill();
+        }
+    }
+
+    /// Kills the commands whose callers were on this connection.
+    pub(crate) fn end_execs_of(&self, connection: u64) {
+        for exec in self.execs.values() {
+            if matches!(exec.caller, Caller::Waits { to, .. } if to.connection == connection) {
+                exec.kill();
+            }
+        }
+    }
+
+    /// Hands the caller of Exec its streams.
+    fn hand_over(&mut self, number: u64, terminal: Option<OwnedFd>) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        let Caller::Streams { opening, .. } = &mut exec.caller else { return };
+        let Some(Opening { to, mut ends }) = opening.take() else { return };
+        ends.extend(terminal.map(|terminal| (StreamKind::Terminal, terminal)));
+        let (kinds, fds) = ends.into_iter().unzip();
+        self.reply_with(to, Reply::Opened(kinds), fds);
+    }
+
     fn answer_exec(&mut self, number: u64) {
         let Some(exec) = self.execs.get_mut(&number) else { return };
         let mut outcome = std::mem::take(&mut exec.outcome);
@@ -254,7 +336,20 @@ impl Shim {
                 self.poll.remove(&pump);
             }
         }
-        self.reply(exec.to, answer);
+        match (exec.caller, answer) {
+            (Caller::Waits { to, .. }, answer) => self.reply(to, answer),
+            (Caller::Streams { opening: Some(opening), connection }, Err(status)) => {
+                self.leashes.remove(&connection);
+                self.reply(opening.to, Err(status));
+            }
+            (Caller::Streams { connection, .. }, answer) => {
+                let exit_code = match answer {
+                    Ok(Reply::Executed(outcome)) => outcome.exit_code,
+                    _ => 255,
+                };
+                self.end_streams(connection, Ending { exit_code, dropped: false });
+            }
+        }
         self.reap_orphans();
         self.go_on_stopping();
     }

@@ -14,6 +14,7 @@
 //! | [`pod`] | the pod's namespaces and its end |
 //! | [`container`] | one container's states, from create to delete |
 //! | [`exec`] | commands inside a running container |
+//! | [`leash`] | the streams of a command or a container, in other hands |
 //! | [`outputs`] | what of a command's output does not fit into one answer |
 //! | [`orphans`] | processes that nobody else reaps |
 //! | [`exits`] | exit records on disk |
@@ -29,6 +30,7 @@ mod delete;
 mod exec;
 mod exits;
 mod io;
+mod leash;
 mod log;
 mod orphans;
 mod outputs;

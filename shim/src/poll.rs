@@ -31,10 +31,12 @@ pub(crate) enum Token {
     House,
     /// Signals sent to the shim.
     Signals,
+    /// A reader of a container's output that was behind.
+    Tap(u64),
 }
 
 impl Token {
-    const KIND_BITS: u32 = 3;
+    const KIND_BITS: u32 = 4;
 
     fn encode(self) -> u64 {
         let (kind, number) = match self {
@@ -46,6 +48,7 @@ impl Token {
             Self::Deadline(n) => (5, n),
             Self::House => (6, 0),
             Self::Signals => (7, 0),
+            Self::Tap(n) => (8, n),
         };
         (number << Self::KIND_BITS) | kind
     }
@@ -60,7 +63,8 @@ impl Token {
             4 => Self::Pump(number),
             5 => Self::Deadline(number),
             6 => Self::House,
-            _ => Self::Signals,
+            7 => Self::Signals,
+            _ => Self::Tap(number),
         }
     }
 }
@@ -163,6 +167,7 @@ mod tests {
             Token::Deadline(5),
             Token::House,
             Token::Signals,
+            Token::Tap(u64::MAX >> Token::KIND_BITS),
         ];
         for token in tokens {
             assert_eq!(Token::decode(token.encode()), token);

@@ -68,6 +68,9 @@ impl Shim {
         let Some(pump) = self.pumps.get_mut(&number) else { return Flow::Empty };
         let log = self.containers.get_mut(&pump.owner).and_then(|c| c.log.as_mut());
         let flow = pump.turn(&mut self.scratch, log);
+        if !pump.taps.is_empty() {
+            self.settle_taps(number);
+        }
         self.scratch_used = true;
         if !self.scratch_timed {
             self.scratch_timed = true;
@@ -91,12 +94,13 @@ impl Shim {
     }
 
     fn end_pump(&mut self, number: u64) {
-        let Some(pump) = self.pumps.remove(&number) else { return };
+        let Some(mut pump) = self.pumps.remove(&number) else { return };
         self.poll.remove(&pump);
         if pump.paced {
             self.poll.clear_timers(Token::Pump(number));
         }
         let owner = pump.owner;
+        self.end_taps(&mut pump);
         let log = self.containers.get_mut(&owner).and_then(|c| c.log.as_mut());
         let captured = pump.finish(log);
         if self.containers.contains_key(&owner) {

@@ -1,6 +1,7 @@
 //! Everything one shim has, and who is woken by what.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth_container::{ErrorKind, Layout};
@@ -9,6 +10,8 @@ use berth_proto::paths::PodPaths;
 use crate::container::Container;
 use crate::exec::Exec;
 use crate::io::pump::{Pump, Scratch};
+use crate::io::tap::Tap;
+use crate::leash::Leash;
 use crate::outputs::Rest;
 use crate::pod::Pod;
 use crate::poll::{Interest, Poll, Token};
@@ -30,6 +33,9 @@ pub(crate) struct Shim {
     pub(crate) execs: BTreeMap<u64, Exec>,
     pub(crate) pumps: BTreeMap<u64, Pump>,
     pub(crate) rests: BTreeMap<u64, Rest>,
+    pub(crate) leashes: BTreeMap<u64, Leash>,
+    /// Readers whose output has ended and who have not got all of it yet.
+    pub(crate) last_taps: Vec<Tap>,
     pub(crate) scratch: Scratch,
     /// Since the last look of the house.
     pub(crate) scratch_used: bool,
@@ -51,6 +57,8 @@ impl Shim {
             execs: BTreeMap::new(),
             pumps: BTreeMap::new(),
             rests: BTreeMap::new(),
+            leashes: BTreeMap::new(),
+            last_taps: Vec::new(),
             scratch: Scratch::default(),
             scratch_used: false,
             scratch_timed: false,
@@ -67,6 +75,7 @@ impl Shim {
             Token::Launch(number) => self.launch_advanced(number),
             Token::Pump(number) => self.pump_ready(number),
             Token::Deadline(number) => self.deadline(number),
+            Token::Tap(number) => self.tap_ready(number),
             Token::House => self.keep_house(),
             // The loop reads them itself.
             Token::Signals => {}
@@ -83,11 +92,25 @@ impl Shim {
                 Err(status) => self.reply(reply_to, Err(status)),
             }
         }
+        self.let_go_of_closed();
+    }
+
+    /// Ends what was asked for on connections that are no more.
+    pub(crate) fn let_go_of_closed(&mut self) {
+        for connection in self.server.take_closed() {
+            self.end_leash(connection);
+            self.end_execs_of(connection);
+        }
     }
 
     /// Answers a call.
     pub(crate) fn reply(&mut self, to: ReplyTo, answer: Result<Reply, Status>) {
         self.server.reply(&self.poll, to, answer.and_then(service::encode));
+    }
+
+    /// Answers a call and hands over descriptors.
+    pub(crate) fn reply_with(&mut self, to: ReplyTo, answer: Reply, fds: Vec<OwnedFd>) {
+        self.server.reply_with(&self.poll, to, service::encode(answer), fds);
     }
 
     fn process_ended(&mut self, number: u64) {

@@ -22,6 +22,16 @@ pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends one message, with up to [`MAX_FDS`] descriptors. `EPIPE`: the other end is gone.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_some(socket, bytes, fds).map(drop)
+}
+
+/// As [`send`], for a stream socket, which may take a part of the bytes: tells how many. The
+/// descriptors go with the first of them.
+pub fn send_some(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -29,8 +39,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
     }
     let send =
         || rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
-    rustix::io::retry_on_intr(send)?;
-    Ok(())
+    Ok(rustix::io::retry_on_intr(send)?)
 }
 
 /// A received message.
@@ -106,6 +115,21 @@ mod tests {
         assert_eq!(text, "through");
         drop(a);
         assert!(receive(b.as_fd(), 16, true).unwrap().bytes.is_empty());
+    }
+
+    #[test]
+    fn a_stream_takes_what_fits_and_descriptors_with_its_first_bytes() {
+        let (a, b) = UnixStream::pair().unwrap();
+        a.set_nonblocking(true).unwrap();
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let long = vec![1; 16 << 20];
+        let sent = send_some(a.as_fd(), &long, &[writer.as_fd()]).unwrap();
+        assert!((1..long.len()).contains(&sent), "{sent}");
+        let full = send_some(a.as_fd(), &long, &[]).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let first = receive(b.as_fd(), 10, true).unwrap();
+        assert_eq!((first.bytes.len(), first.fds.len()), (10, 1));
+        assert_eq!(receive(b.as_fd(), 10, true).unwrap().fds.len(), 0);
     }
 
     #[test]

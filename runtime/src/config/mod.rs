@@ -15,7 +15,7 @@ pub use limits::ImageLimits;
 pub use policy::{ImagePolicy, PolicyAction, PolicyRule};
 pub use resolved::{
     Builtin, Cgroup, CgroupDriver, Config, Cri, Image, InvalidValue, Log, Metrics, Network,
-    Registry, Reloadable, Shim,
+    Registry, Reloadable, Shim, Stream, StreamTls,
 };
 
 /// The file that is read when the command line names none; it may be absent.

@@ -17,6 +17,7 @@ pub(super) struct Raw {
     pub(super) shim: Shim,
     pub(super) log: Log,
     pub(super) metrics: Metrics,
+    pub(super) stream: Stream,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -102,4 +103,13 @@ pub(super) struct Log {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Metrics {
     pub(super) address: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Stream {
+    pub(super) address: Option<String>,
+    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
+    pub(super) idle_timeout_seconds: Option<u64>,
 }

@@ -36,6 +36,8 @@ pub struct Config {
     pub shim: Shim,
     /// Metrics.
     pub metrics: Metrics,
+    /// Exec, attach and port-forward.
+    pub stream: Stream,
     /// What may change while the daemon runs.
     #[serde(flatten)]
     pub reloadable: Reloadable,
@@ -128,6 +130,29 @@ pub struct Metrics {
     pub address: Option<SocketAddr>,
 }
 
+/// Exec, attach and port-forward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stream {
+    /// Where they are served. Port 0: a free one.
+    pub address: SocketAddr,
+    /// Over TLS; None: in plain text.
+    #[serde(flatten)]
+    pub tls: Option<StreamTls>,
+    /// How long one may carry nothing.
+    pub idle_timeout_seconds: u64,
+}
+
+/// The server's identity for TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StreamTls {
+    /// Its certificate and those above it, PEM.
+    #[serde(rename = "tls_cert")]
+    pub cert: PathBuf,
+    /// Its private key, PEM.
+    #[serde(rename = "tls_key")]
+    pub key: PathBuf,
+}
+
 /// What may change while the daemon runs (a later reload swaps this part alone).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reloadable {
@@ -209,8 +234,10 @@ pub enum InvalidValue {
         value: String,
     },
     /// Not an address and a port.
-    #[error("metrics.address: {value:?} is not ADDRESS:PORT, such as \"127.0.0.1:9464\"")]
+    #[error("{key}: {value:?} is not ADDRESS:PORT, such as \"127.0.0.1:9464\"")]
     Address {
+        /// The key.
+        key: &'static str,
         /// The value.
         value: String,
     },
@@ -229,6 +256,24 @@ pub enum InvalidValue {
     Zero {
         /// The key.
         key: &'static str,
+    },
+    /// An address that no URL can name.
+    #[error("stream.address: {value:?} is no address that clients can be sent to")]
+    AnyAddress {
+        /// The value.
+        value: String,
+    },
+    /// A certificate without a key, or a key without a certificate.
+    #[error("stream.tls_cert and stream.tls_key: one is set without the other ({value:?})")]
+    HalfTls {
+        /// The one that is set.
+        value: String,
+    },
+    /// A time that is none.
+    #[error("stream.idle_timeout_seconds: {value} is not from 1 to 604800 (a week)")]
+    Idle {
+        /// The value.
+        value: u64,
     },
     /// Not a log level.
     #[error("log.level: {value:?}: {reason}")]
@@ -278,7 +323,10 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
             )?,
             cgroup: cgroup("shim.cgroup", raw.shim.cgroup, "/berth-shims")?,
         },
-        metrics: Metrics { address: raw.metrics.address.map(address).transpose()? },
+        metrics: Metrics {
+            address: raw.metrics.address.map(|v| address("metrics.address", v)).transpose()?,
+        },
+        stream: stream(raw.stream)?,
         reloadable: Reloadable { log: Log { level: level(raw.log.level)? } },
     };
     if config.root == config.state {
@@ -384,8 +432,32 @@ fn bridge_subnets(value: Option<Vec<String>>) -> Result<Vec<Subnet>, InvalidValu
     Ok(subnets)
 }
 
-fn address(value: String) -> Result<SocketAddr, InvalidValue> {
-    value.parse().map_err(|_| InvalidValue::Address { value })
+fn address(key: &'static str, value: String) -> Result<SocketAddr, InvalidValue> {
+    value.parse().map_err(|_| InvalidValue::Address { key, value })
+}
+
+fn stream(raw: super::raw::Stream) -> Result<Stream, InvalidValue> {
+    const WEEK: u64 = 7 * 24 * 60 * 60;
+    let text = raw.address.unwrap_or_else(|| "127.0.0.1:0".to_owned());
+    let address = address("stream.address", text)?;
+    if address.ip().is_unspecified() {
+        return Err(InvalidValue::AnyAddress { value: address.to_string() });
+    }
+    let tls = match (raw.tls_cert, raw.tls_key) {
+        (None, None) => None,
+        (Some(cert), Some(key)) => Some(StreamTls {
+            cert: absolute("stream.tls_cert", cert)?,
+            key: absolute("stream.tls_key", key)?,
+        }),
+        (Some(one), None) | (None, Some(one)) => {
+            return Err(InvalidValue::HalfTls { value: one.display().to_string() });
+        }
+    };
+    let idle_timeout_seconds = raw.idle_timeout_seconds.unwrap_or(4 * 60 * 60);
+    if !(1..=WEEK).contains(&idle_timeout_seconds) {
+        return Err(InvalidValue::Idle { value: idle_timeout_seconds });
+    }
+    Ok(Stream { address, tls, idle_timeout_seconds })
 }
 
 fn level(value: Option<String>) -> Result<String, InvalidValue> {

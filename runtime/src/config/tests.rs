@@ -48,6 +48,8 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.registry.config_path, Path::new("/etc/berth/certs.d"));
     assert_eq!(config.image.preload, None);
     assert_eq!(config.shim.cgroup, "/berth-shims");
+    assert_eq!(config.stream.address.to_string(), "127.0.0.1:0");
+    assert_eq!((config.stream.tls, config.stream.idle_timeout_seconds), (None, 14400));
 }
 
 #[test]
@@ -96,6 +98,15 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
         ("[log]\nlevel = \"\"", &["log.level"]),
         ("[metrics]\naddress = \":9464\"", &["metrics.address", ":9464"]),
         ("[metrics]\naddress = \"localhost:9464\"", &["metrics.address", "localhost"]),
+        ("[stream]\naddress = \"localhost:0\"", &["stream.address", "localhost:0"]),
+        ("[stream]\naddress = \"0.0.0.0:1\"", &["stream.address", "0.0.0.0:1"]),
+        ("[stream]\naddress = \"[::]:1\"", &["stream.address", "[::]:1"]),
+        ("[stream]\ntls_cert = \"/a\"", &["stream.tls_key", "/a"]),
+        ("[stream]\ntls_key = \"/a\"", &["stream.tls_cert", "/a"]),
+        ("[stream]\ntls_key = \"a\"\ntls_cert = \"/c\"", &["stream.tls_key", "\"a\""]),
+        ("[stream]\nidle_timeout_seconds = 0", &["stream.idle_timeout_seconds", "0"]),
+        ("[stream]\nidle_timeout_seconds = 604801", &["stream.idle_timeout_seconds", "604801"]),
+        ("[stream]\nidle_timeout = 5", &["idle_timeout"]),
     ];
     check_refusals(cases);
 }

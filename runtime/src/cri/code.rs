@@ -68,6 +68,7 @@ fn of_pod(kind: pod::Kind) -> Code {
         pod::Kind::Busy => Code::Aborted,
         pod::Kind::Refused | pod::Kind::ImageVolume => Code::Unknown,
         pod::Kind::Deadline => Code::DeadlineExceeded,
+        pod::Kind::Full => Code::ResourceExhausted,
         pod::Kind::Unavailable => Code::Unavailable,
         pod::Kind::Internal => Code::Internal,
     }
@@ -108,6 +109,7 @@ mod tests {
             (Kind::Refused, Code::Unknown),
             (Kind::ImageVolume, Code::Unknown),
             (Kind::Deadline, Code::DeadlineExceeded),
+            (Kind::Full, Code::ResourceExhausted),
             (Kind::Unavailable, Code::Unavailable),
             (Kind::Internal, Code::Internal),
         ];

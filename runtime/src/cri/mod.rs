@@ -1,7 +1,7 @@
 //! The front door: Kubernetes CRI over gRPC.
 //!
 //! - `service`: the generated traits; which handler answers which RPC, and which are not built.
-//! - `pod`, `container`, `exec`, `image`, `status`: the handlers, one file per family.
+//! - `pod`, `container`, `exec`, `stream`, `image`, `status`: the handlers, one file per family.
 //! - `parse`: requests -> our specs; `render`: our snapshots -> answers; `filter`: list filters.
 //! - `deadline`: the caller's time limit, for every RPC.
 //! - `code`: error kind -> gRPC code; `call`: span, measurement and log line of every RPC.
@@ -22,6 +22,7 @@ mod render;
 mod samples;
 mod service;
 mod status;
+mod stream;
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ use berth_proto::cri::runtime_service_server::RuntimeServiceServer;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::pod::Roster;
+use crate::stream::Streams;
 
 pub(crate) use code::of_image;
 pub use deadline::Deadlines;
@@ -48,6 +50,8 @@ pub struct Front {
     pub images: Arc<ImageStore>,
     /// How registries are reached.
     pub registry: RegistryConfig,
+    /// Exec, attach, port-forward.
+    pub streams: Arc<Streams>,
     /// Networks.
     pub networks: Arc<Networks>,
     /// What is counted.

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::call::call;
 use super::code::unimplemented;
-use super::{Front, container, deadline, exec, image, pod, status};
+use super::{Front, container, deadline, exec, image, pod, status, stream};
 
 /// The answer of a streaming RPC.
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -202,23 +202,33 @@ impl RuntimeService for Front {
 
     async fn exec(
         &self,
-        _: Request<cri::ExecRequest>,
+        request: Request<cri::ExecRequest>,
     ) -> Result<Response<cri::ExecResponse>, Status> {
-        unimplemented("Exec")
+        let request = request.into_inner();
+        call(&self.metrics, "Exec", &request.container_id, async { stream::exec(self, &request) })
+            .await
     }
 
     async fn attach(
         &self,
-        _: Request<cri::AttachRequest>,
+        request: Request<cri::AttachRequest>,
     ) -> Result<Response<cri::AttachResponse>, Status> {
-        unimplemented("Attach")
+        let request = request.into_inner();
+        call(&self.metrics, "Attach", &request.container_id, async {
+            stream::attach(self, &request)
+        })
+        .await
     }
 
     async fn port_forward(
         &self,
-        _: Request<cri::PortForwardRequest>,
+        request: Request<cri::PortForwardRequest>,
     ) -> Result<Response<cri::PortForwardResponse>, Status> {
-        unimplemented("PortForward")
+        let request = request.into_inner();
+        call(&self.metrics, "PortForward", &request.pod_sandbox_id, async {
+            stream::port_forward(self, &request)
+        })
+        .await
     }
 
     async fn container_stats(

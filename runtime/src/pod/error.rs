@@ -26,6 +26,8 @@ pub enum Kind {
     ImageVolume,
     /// Not done in time.
     Deadline,
+    /// As many as there may be are there.
+    Full,
     /// A part outside (shim, network plugin) does not answer, or the daemon is draining.
     Unavailable,
     /// Anything else.

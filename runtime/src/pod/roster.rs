@@ -20,9 +20,10 @@ use super::state::Phase;
 use super::work::Work;
 use super::{ContainerSnapshot, Error, ExecOutput, PodSnapshot, Result, ids};
 use crate::ports::{Images, Networks};
-use crate::shim::{Hierarchies, Launcher};
+use crate::shim::{Ends, Hierarchies, Launcher, Leash, Open};
 use crate::spec::Host;
 use crate::store::{ContainerRecord, PodPhase, PodRecord, Store};
+use crate::stream::Wanted;
 use crate::{clock, recover};
 
 /// Where things lie and what the shims are started from. All paths are absolute.
@@ -282,6 +283,18 @@ impl Roster {
     ) -> Result<ExecOutput> {
         let (container, handle) = self.container_handle(id)?;
         ask(&handle, id, |to| Message::Exec(container, argv, timeout, to)).await
+    }
+
+    /// The streams of a new command in a running container. Dropping the leash ends the command.
+    pub async fn exec(&self, id: &str, argv: Vec<String>, wanted: Wanted) -> Result<(Leash, Ends)> {
+        let (container, handle) = self.container_handle(id)?;
+        ask(&handle, id, |to| Message::Open(container, Open::Exec { argv, wanted }, to)).await
+    }
+
+    /// The streams of a running container's first process.
+    pub async fn attach(&self, id: &str, wanted: Wanted) -> Result<(Leash, Ends)> {
+        let (container, handle) = self.container_handle(id)?;
+        ask(&handle, id, |to| Message::Open(container, Open::Attach { wanted }, to)).await
     }
 
     /// ReopenContainerLog; the container must run.

@@ -100,6 +100,8 @@ pub struct Exec {
     pub argv: Vec<String>,
     /// None: no limit.
     pub timeout: Option<Duration>,
+    /// By which it can be cancelled; unique on its connection.
+    pub key: u64,
 }
 
 /// How it went.
@@ -164,19 +166,7 @@ impl std::fmt::Debug for Shim {
 impl Shim {
     /// Connects to the socket in the pod's directory, however long that path is.
     pub async fn connect(paths: &PodPaths) -> Result<Self, ShimError> {
-        // sun_path holds 108 bytes; a path through a descriptor is always short enough.
-        let dir = std::fs::File::open(paths.dir()).map_err(ShimError::Connect)?;
-        let name = paths.shim_socket();
-        let name = name.file_name().unwrap_or_default();
-        let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
-        let connected = tokio::time::timeout(SHORT, UnixStream::connect(short)).await;
-        let stream = match connected {
-            Ok(stream) => stream.map_err(ShimError::Connect)?,
-            Err(_) => {
-                let seconds = SHORT.as_secs();
-                return Err(ShimError::Deadline { method: "connect to shim", seconds });
-            }
-        };
+        let stream = dial(paths).await?;
         let client = Client::new(ttrpc::asynchronous::transport::Socket::new(stream));
         Ok(Self { task: TaskClient::new(client.clone()), client })
     }
@@ -231,6 +221,7 @@ impl Shim {
             argv: exec.argv,
             timeout_ms: millis,
             max_output: MAX_OUTPUT,
+            key: exec.key,
         };
         let done: own::ExecSyncResponse = self.own("ExecSync", &request, limit).await?;
         let mut result = ExecResult {
@@ -243,6 +234,12 @@ impl Shim {
             self.read_rest(done.rest_id, &mut result).await?;
         }
         Ok(result)
+    }
+
+    /// Ends a command whose caller has gone. Ok when it has ended already.
+    pub async fn cancel_exec(&self, key: u64) -> Result<(), ShimError> {
+        let request = own::CancelExecRequest { key };
+        self.own::<_, own::CancelExecResponse>("CancelExec", &request, Some(SHORT)).await.map(drop)
     }
 
     /// Output that is longer than one message comes in parts.
@@ -349,6 +346,22 @@ impl Shim {
     }
 }
 
+/// Connects to the socket in the pod's directory, however long that path is.
+pub(super) async fn dial(paths: &PodPaths) -> Result<UnixStream, ShimError> {
+    // sun_path holds 108 bytes; a path through a descriptor is always short enough.
+    let dir = std::fs::File::open(paths.dir()).map_err(ShimError::Connect)?;
+    let name = paths.shim_socket();
+    let name = name.file_name().unwrap_or_default();
+    let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
+    match tokio::time::timeout(SHORT, UnixStream::connect(short)).await {
+        Ok(stream) => stream.map_err(ShimError::Connect),
+        Err(_) => {
+            let seconds = SHORT.as_secs();
+            Err(ShimError::Deadline { method: "connect to shim", seconds })
+        }
+    }
+}
+
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
@@ -397,7 +410,7 @@ async fn call<T>(
     })
 }
 
-fn kind(code: ttrpc::Code) -> Kind {
+pub(super) fn kind(code: ttrpc::Code) -> Kind {
     match code {
         ttrpc::Code::NOT_FOUND => Kind::NotFound,
         ttrpc::Code::ALREADY_EXISTS => Kind::Exists,

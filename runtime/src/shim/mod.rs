@@ -1,7 +1,9 @@
 //! The client side of a pod's shim: start it, talk to it, and clear up after one that died.
 //!
 //! - [`Launcher`]: starts shims inside `[shim] cgroup`.
-//! - [`Shim`]: one connection. Generated message types are named only in `client`.
+//! - [`Shim`]: one connection. Generated message types are named only in `client`
+//!   and `leash`.
+//! - [`Leash`]: a connection of one exec or attach, by which its streams come.
 //! - [`Process`]: the shim's process, held by a pidfd.
 //! - [`Hierarchies`]: cgroups without a shim.
 
@@ -9,6 +11,7 @@ mod cgroups;
 mod client;
 mod error;
 mod launch;
+mod leash;
 mod process;
 
 pub use cgroups::{CgroupError, Hierarchies};
@@ -19,4 +22,5 @@ pub use client::{
 pub use error::ShimError;
 pub use launch::Launcher;
 pub(crate) use launch::{log_tail, resident};
+pub use leash::{Ending, Ends, Leash, Open};
 pub use process::{Process, find_by_directory, same_process, start_time};

@@ -76,7 +76,7 @@ struct Pipes {
 }
 
 impl Pipes {
-    fn new(streams: &Streams, logged: bool) -> Result<Self, Status> {
+    fn new(streams: &Streams) -> Result<Self, Status> {
         let mut pipes = Self::default();
         if streams.keeps_stdin()? {
             let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
@@ -84,8 +84,8 @@ impl Pipes {
             pipes.stdin = Some(write);
             pipes.own_stdin = Some(read);
         }
-        let streams =
-            if logged && !streams.terminal { &[Stream::Stdout, Stream::Stderr][..] } else { &[] };
+        // Also without a log: somebody may attach.
+        let streams = if streams.terminal { &[][..] } else { &[Stream::Stdout, Stream::Stderr] };
         for stream in streams {
             let (read, write) = output_pipe()
                 .map_err(|error| Status::internal(format!("create: make a pipe: {error}")))?;
@@ -105,7 +105,7 @@ pub(crate) fn output_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
-fn set_nonblocking(fd: impl AsFd) -> rustix::io::Result<()> {
+pub(crate) fn set_nonblocking(fd: impl AsFd) -> rustix::io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(&fd)?;
     rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)
 }
@@ -119,7 +119,7 @@ impl Shim {
         let spec = self.read_spec(&order.bundle)?;
         let process = spec.process().clone().ok_or_else(|| Status::invalid("process: missing"))?;
         let logged = order.streams.log_path()?.is_some();
-        let pipes = Pipes::new(&order.streams, logged)?;
+        let pipes = Pipes::new(&order.streams)?;
         let engine = self.launch(&order, &spec, &pipes)?;
         let Pipes { read, stdin, own_stdin, own_outputs } = pipes;
         drop((own_stdin, own_outputs));
@@ -144,7 +144,7 @@ impl Shim {
             tries: 0,
         };
         self.containers.insert(number, container);
-        self.register(number, read).or_else(|error| {
+        self.register(number, read, logged).or_else(|error| {
             self.give_up_create(number, Status::internal(format!("create: poll: {error}")));
             Ok(())
         })
@@ -187,14 +187,20 @@ impl Shim {
         Ok(spec)
     }
 
-    fn register(&mut self, number: u64, read: Vec<(Stream, OwnedFd)>) -> rustix::io::Result<()> {
+    fn register(
+        &mut self,
+        number: u64,
+        read: Vec<(Stream, OwnedFd)>,
+        logged: bool,
+    ) -> rustix::io::Result<()> {
         self.poll_launch(number)?;
         if let Some(container) = self.containers.get(&number) {
             let token = Token::Process(number);
             self.poll.add(container.engine.pidfd(), token, Interest::IN)?;
         }
         for (stream, source) in read {
-            let pump = self.add_pump(Pump::new(source, number, Pump::log(stream)))?;
+            let sink = if logged { Pump::log(stream) } else { Sink::Discard };
+            let pump = self.add_pump(Pump::new(source, number, sink).of(stream))?;
             if let Some(container) = self.containers.get_mut(&number) {
                 container.pumps.push(pump);
             }
@@ -307,8 +313,14 @@ fn open_log(path: &Path) -> Result<LogFile, Status> {
 }
 
 /// The process an exec starts from: the container's own with other arguments.
-pub(crate) fn exec_process(own: &Process, argv: Vec<String>) -> Process {
+pub(crate) fn exec_process(own: &Process, argv: Vec<String>, terminal: bool) -> Process {
     let mut process = own.clone();
-    process.set_args(Some(argv)).set_terminal(Some(false)).set_console_size(None);
+    process.set_args(Some(argv)).set_terminal(Some(terminal)).set_console_size(None);
+    let mut env = process.env().clone().unwrap_or_default();
+    // What programs ask before they use a terminal; containerd says the same.
+    if terminal && !env.iter().any(|one| one.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+        process.set_env(Some(env));
+    }
     process
 }

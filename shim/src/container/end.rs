@@ -140,6 +140,7 @@ impl Shim {
         for to in waits {
             self.reply(to, Ok(Reply::Waited(exit)));
         }
+        self.end_attaches(number);
         self.reap_orphans();
         self.go_on_stopping();
     }

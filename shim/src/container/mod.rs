@@ -27,7 +27,7 @@ use crate::io::log_file::LogFile;
 use crate::shim::Shim;
 use crate::ttrpc::{ReplyTo, Status};
 
-pub(crate) use create::{CreateOrder, Streams, exec_process, output_pipe};
+pub(crate) use create::{CreateOrder, Streams, exec_process, output_pipe, set_nonblocking};
 pub(crate) use delete::retry_at;
 
 /// Where a container stands.
@@ -87,7 +87,7 @@ pub(crate) struct Container {
     pub(crate) process: Box<Process>,
     /// Where a later attach writes what the container reads. None where it reads /dev/null or a
     /// terminal, or where its input was closed.
-    stdin: Option<OwnedFd>,
+    pub(crate) stdin: Option<OwnedFd>,
     /// The pumps that still run.
     pumps: Vec<u64>,
     create_to: Option<ReplyTo>,
@@ -114,6 +114,11 @@ impl Container {
     /// What ended cannot be harmed any more: its record is written or was tried.
     pub(crate) fn is_settled(&self) -> bool {
         self.phase == Phase::Stopped || (self.phase == Phase::Ended && self.tries > 0)
+    }
+
+    /// The pumps that still run.
+    pub(crate) fn pumps(&self) -> &[u64] {
+        &self.pumps
     }
 
     /// The pump of its standard output, or of its terminal.

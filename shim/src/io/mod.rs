@@ -4,3 +4,4 @@ pub(crate) mod lines;
 pub(crate) mod log_file;
 pub(crate) mod pump;
 pub(crate) mod stamp;
+pub(crate) mod tap;

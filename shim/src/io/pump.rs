@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::lines::{Splitter, Stream};
 use super::log_file::LogFile;
 use super::stamp::Stamp;
+use super::tap::Tap;
 
 /// What one read takes at most: small enough that it is still in the processor's cache when it is
 /// formatted and written, and that one container's output does not hold up the others'.
@@ -28,7 +29,7 @@ impl Scratch {
     }
 }
 
-/// Where a pump's bytes go. A later attach adds its clients here.
+/// Where a pump's bytes go, whoever else reads along.
 #[derive(Debug)]
 pub(crate) enum Sink {
     /// Lines of the container's log.
@@ -73,6 +74,10 @@ pub(crate) enum Flow {
 pub(crate) struct Pump {
     source: OwnedFd,
     sink: Sink,
+    /// What it is to its process; a terminal counts as standard output.
+    pub(crate) stream: Stream,
+    /// Who reads along.
+    pub(crate) taps: Vec<Tap>,
     /// The number of the process that this is an output of.
     pub(crate) owner: u64,
     /// It is read by the clock, not when it is ready.
@@ -84,7 +89,13 @@ pub(crate) struct Pump {
 impl Pump {
     /// Reads from `source`, which must be non-blocking.
     pub(crate) fn new(source: OwnedFd, owner: u64, sink: Sink) -> Self {
-        Self { source, sink, owner, paced: false, last_turn: None }
+        let (stream, taps) = (Stream::Stdout, Vec::new());
+        Self { source, sink, stream, taps, owner, paced: false, last_turn: None }
+    }
+
+    /// Of this stream.
+    pub(crate) fn of(self, stream: Stream) -> Self {
+        Self { stream, ..self }
     }
 
     /// The sink for one stream of a log.
@@ -92,9 +103,9 @@ impl Pump {
         Sink::Log(Splitter::new(stream))
     }
 
-    /// Its bytes go to a log, where a moment's delay is nothing.
+    /// Its bytes go to a log alone, where a moment's delay is nothing.
     pub(crate) fn may_wait(&self) -> bool {
-        matches!(self.sink, Sink::Log(_))
+        matches!(self.sink, Sink::Log(_)) && self.taps.is_empty()
     }
 
     /// Reads once and passes on what came. `log` is the owner's log, if it has one.
@@ -108,6 +119,9 @@ impl Pump {
             Err(Errno::AGAIN | Errno::INTR) => return Flow::Empty,
             // A terminal whose last user has gone says EIO.
             Err(_) => return Flow::Ended,
+        }
+        for tap in &mut self.taps {
+            tap.push(input);
         }
         match &mut self.sink {
             Sink::Discard => {}

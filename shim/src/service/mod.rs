@@ -9,6 +9,7 @@ use containerd_shim_protos::protobuf;
 
 use crate::container::Exit;
 use crate::exec::ExecOutcome;
+use crate::leash::{Ending, StreamKind};
 use crate::shim::Shim;
 use crate::ttrpc::{Code, ReplyTo, Status};
 
@@ -37,6 +38,8 @@ pub(crate) enum Reply {
         stderr: Vec<u8>,
         last: bool,
     },
+    Opened(Vec<StreamKind>),
+    StreamsEnded(Ending),
     /// Encoded already.
     Encoded(Vec<u8>),
 }
@@ -73,6 +76,8 @@ pub(crate) fn encode(reply: Reply) -> Result<Vec<u8>, Status> {
         Reply::PodCreated { .. }
         | Reply::PodStopped
         | Reply::Executed(_)
+        | Reply::Opened(_)
+        | Reply::StreamsEnded(_)
         | Reply::Output { .. } => Ok(pod::encode(reply)),
     }
 }

@@ -9,6 +9,7 @@ use prost::Message;
 use super::{Answer, Reply, unimplemented};
 use crate::container::{Container, Phase};
 use crate::exec::ExecOrder;
+use crate::leash::{Ending, StreamKind, Wanted};
 use crate::pod::PodOrder;
 use crate::shim::Shim;
 use crate::ttrpc::{ReplyTo, Status};
@@ -19,6 +20,10 @@ pub(super) fn dispatch(shim: &mut Shim, to: ReplyTo, method: &str, payload: &[u8
         "StopPod" => Ok(shim.stop_pod(to)),
         "Inventory" => Ok(Some(inventory(shim))),
         "ExecSync" => exec_sync(shim, to, payload),
+        "CancelExec" => cancel_exec(shim, to, payload),
+        "Exec" => exec(shim, to, payload),
+        "Attach" => attach(shim, to, payload),
+        "WaitStreams" => shim.wait_streams(to).map(|ended| ended.map(Reply::StreamsEnded)),
         "ReadOutput" => read_output(shim, payload),
         "ReopenLog" => reopen_log(shim, payload),
         _ => Err(unimplemented(proto::SERVICE, method)),
@@ -40,6 +45,14 @@ pub(super) fn encode(reply: Reply) -> Vec<u8> {
         .encode_to_vec(),
         Reply::Output { stdout, stderr, last } => {
             proto::ReadOutputResponse { stdout, stderr, last }.encode_to_vec()
+        }
+        Reply::Opened(streams) => {
+            let streams = streams.into_iter().map(|kind| stream_kind(kind).into()).collect();
+            // AttachResponse is the same.
+            proto::ExecResponse { streams }.encode_to_vec()
+        }
+        Reply::StreamsEnded(Ending { exit_code, dropped }) => {
+            proto::WaitStreamsResponse { exit_code, dropped }.encode_to_vec()
         }
         // StopPod's answer is empty.
         _ => Vec::new(),
@@ -107,9 +120,49 @@ fn exec_sync(shim: &mut Shim, to: ReplyTo, payload: &[u8]) -> Answer {
             argv: request.argv,
             timeout: (request.timeout_ms > 0).then(|| Duration::from_millis(request.timeout_ms)),
             max_output: usize::try_from(request.max_output).unwrap_or(usize::MAX),
+            key: request.key,
         },
     )?;
     Ok(None)
+}
+
+fn cancel_exec(shim: &mut Shim, to: ReplyTo, payload: &[u8]) -> Answer {
+    let request: proto::CancelExecRequest = parse(payload)?;
+    shim.cancel_exec(to, request.key);
+    Ok(Some(Reply::Encoded(Vec::new())))
+}
+
+fn exec(shim: &mut Shim, to: ReplyTo, payload: &[u8]) -> Answer {
+    let request: proto::ExecRequest = parse(payload)?;
+    let wanted = Wanted {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        terminal: request.terminal,
+    };
+    shim.exec_open(to, &request.container_id, request.argv, wanted)?;
+    Ok(None)
+}
+
+fn attach(shim: &mut Shim, to: ReplyTo, payload: &[u8]) -> Answer {
+    let request: proto::AttachRequest = parse(payload)?;
+    let wanted = Wanted {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        terminal: false,
+    };
+    shim.attach(to, &request.container_id, wanted)?;
+    Ok(None)
+}
+
+fn stream_kind(kind: StreamKind) -> proto::StreamKind {
+    match kind {
+        StreamKind::Stdin => proto::StreamKind::Stdin,
+        StreamKind::Stdout => proto::StreamKind::Stdout,
+        StreamKind::Stderr => proto::StreamKind::Stderr,
+        StreamKind::Terminal => proto::StreamKind::Terminal,
+    }
 }
 
 fn read_output(shim: &mut Shim, payload: &[u8]) -> Answer {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use berth_sys::sock;
 use rustix::io::{self, Errno};
 
 use super::frame::{Decoder, Frame};
@@ -20,7 +21,7 @@ pub(crate) struct Closed;
 pub(crate) struct Conn {
     socket: OwnedFd,
     decoder: Decoder,
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     /// Bytes of the queue's front that are written.
     written: usize,
     queued: usize,
@@ -48,10 +49,10 @@ impl Conn {
         Ok(())
     }
 
-    /// Queues a frame and writes what the socket takes.
-    pub(crate) fn send(&mut self, frame: Vec<u8>) -> Result<(), Closed> {
+    /// Queues a frame, with descriptors for its first byte, and writes what the socket takes.
+    pub(crate) fn send(&mut self, frame: Vec<u8>, fds: Vec<OwnedFd>) -> Result<(), Closed> {
         self.queued += frame.len();
-        self.queue.push_back(frame);
+        self.queue.push_back((frame, fds));
         if self.queued > MAX_QUEUED {
             return Err(Closed);
         }
@@ -60,15 +61,18 @@ impl Conn {
 
     /// Writes what the socket takes now.
     pub(crate) fn flush(&mut self) -> Result<(), Closed> {
-        while let Some(front) = self.queue.front() {
+        while let Some((front, fds)) = self.queue.front_mut() {
             let rest = front.get(self.written..).unwrap_or_default();
             if rest.is_empty() {
                 self.queue.pop_front();
                 self.written = 0;
                 continue;
             }
-            match io::write(&self.socket, rest) {
+            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            let written = sock::send_some(self.socket.as_fd(), rest, &borrowed);
+            match written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
                 Ok(count) => {
+                    fds.clear();
                     self.written += count;
                     self.queued = self.queued.saturating_sub(count);
                 }

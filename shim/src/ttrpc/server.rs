@@ -23,7 +23,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Where the answer of one call goes. Answering a client that has gone is no error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReplyTo {
-    connection: u64,
+    pub(crate) connection: u64,
     stream: u32,
 }
 
@@ -41,13 +41,15 @@ pub(crate) struct Call {
 pub(crate) struct Server {
     listener: OwnedFd,
     connections: BTreeMap<u64, Conn>,
+    /// Those that closed since somebody asked.
+    closed: Vec<u64>,
 }
 
 impl Server {
     /// Serves on a listening, non-blocking socket. Errors: `epoll_ctl(2)`.
     pub(crate) fn new(listener: OwnedFd, poll: &Poll) -> rustix::io::Result<Self> {
         poll.add(&listener, Token::Listener, Interest::IN)?;
-        Ok(Self { listener, connections: BTreeMap::new() })
+        Ok(Self { listener, connections: BTreeMap::new(), closed: Vec::new() })
     }
 
     /// Takes the next client in. One per wake-up: the socket stays ready while more wait.
@@ -121,14 +123,30 @@ impl Server {
         self.reply(poll, ReplyTo { connection, stream }, Err(refusal));
     }
 
+    /// The connections that closed since this was asked last.
+    pub(crate) fn take_closed(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.closed)
+    }
+
     /// Answers a call.
     pub(crate) fn reply(&mut self, poll: &Poll, to: ReplyTo, answer: Result<Vec<u8>, Status>) {
+        self.reply_with(poll, to, answer, Vec::new());
+    }
+
+    /// Answers a call and hands over descriptors. They are closed here, whoever takes them.
+    pub(crate) fn reply_with(
+        &mut self,
+        poll: &Poll,
+        to: ReplyTo,
+        answer: Result<Vec<u8>, Status>,
+        fds: Vec<OwnedFd>,
+    ) {
         let Some(conn) = self.connections.get_mut(&to.connection) else { return };
         let frame = frame::encode_response(to.stream, &response(answer)).or_else(|length| {
             let refusal = response(Err(oversize("response", length)));
             frame::encode_response(to.stream, &refusal)
         });
-        let open = frame.map_err(|_| Closed).and_then(|frame| conn.send(frame));
+        let open = frame.map_err(|_| Closed).and_then(|frame| conn.send(frame, fds));
         self.settle(poll, to.connection, open);
     }
 
@@ -140,6 +158,7 @@ impl Server {
         if !matches!(polled, Ok(Ok(()))) {
             poll.remove(conn);
             self.connections.remove(&number);
+            self.closed.push(number);
         }
     }
 }

@@ -203,7 +203,7 @@ impl Pod {
         let container_id = id.to_owned();
         self.call(
             "ExecSync",
-            &pb::ExecSyncRequest { container_id, argv, timeout_ms, max_output: 0 },
+            &pb::ExecSyncRequest { container_id, argv, timeout_ms, max_output: 0, key: 0 },
         )
     }
 

@@ -1,5 +1,6 @@
 //! The lives of a pod's containers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use berth_proto::ids::ContainerId;
@@ -19,7 +20,7 @@ use crate::pod::start::{self, Started};
 use crate::pod::state::Phase;
 use crate::pod::steps::Cancelled;
 use crate::pod::{Error, ExecOutput, Kind, Result, ids, remove};
-use crate::shim::{Exec, ExecResult};
+use crate::shim::{Ends, Exec, ExecResult, Leash, Open, Shim};
 use crate::store::ContainerPhase;
 
 /// "No grace" in the form of a long one: further than any clock here goes.
@@ -370,16 +371,33 @@ impl Driver {
         if let Err(error) = self.running(id) {
             return reply(to, Err(error));
         }
-        let exec = Exec { id: id.to_string(), argv, timeout };
+        let exec = Exec { id: id.to_string(), argv, timeout, key: next_key() };
         self.watch(|env| async move {
+            let mut to = to;
             let result = match env.shim() {
-                Ok(shim) => shim.exec(exec).await.map_err(|e| Error::shim("exec", e)),
+                Ok(shim) => tokio::select! {
+                    done = shim.exec(exec.clone()) => done.map_err(|e| Error::shim("exec", e)),
+                    () = to.closed() => return cancel(&shim, &exec).await,
+                },
                 Err(error) => Err(error),
             };
             let result = result.and_then(|done| exec_output(done, timeout));
             let lost = result.as_ref().is_err_and(|e| e.kind() == Kind::Unavailable);
             reply(to, result);
             Done::Answered { lost }
+        });
+    }
+
+    pub(super) fn on_open(&mut self, id: &ContainerId, open: Open, to: Reply<(Leash, Ends)>) {
+        if let Err(error) = self.running(id) {
+            return reply(to, Err(error));
+        }
+        let id = id.to_string();
+        self.watch(|env| async move {
+            let opened = Leash::open(&env.paths, &id, open).await;
+            reply(to, opened.map_err(|e| Error::shim("open streams", e)));
+            // It came by a connection of its own, which says nothing of ours.
+            Done::Answered { lost: false }
         });
     }
 
@@ -398,6 +416,21 @@ impl Driver {
             Done::Answered { lost }
         });
     }
+}
+
+/// Numbers commands, whatever pod they run in.
+fn next_key() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// Nobody waits for the command any more, so nobody would ever end it.
+async fn cancel(shim: &Shim, exec: &Exec) -> Done {
+    let cancelled = shim.cancel_exec(exec.key).await.map_err(|e| Error::shim("cancel exec", e));
+    if let Err(error) = &cancelled {
+        tracing::warn!(container = exec.id, %error, "a command is not ended whose caller has gone");
+    }
+    Done::Answered { lost: cancelled.is_err_and(|e| e.kind() == Kind::Unavailable) }
 }
 
 fn exec_output(done: ExecResult, timeout: Option<Duration>) -> Result<ExecOutput> {

@@ -42,6 +42,7 @@ impl Driver {
             Message::Halt(id, grace, to) => self.on_halt(&id, grace, to),
             Message::Discard(id, to) => self.on_discard(&id, to),
             Message::Exec(id, argv, timeout, to) => self.on_exec(&id, argv, timeout, to),
+            Message::Open(id, open, to) => self.on_open(&id, open, to),
             Message::ReopenLog(id, to) => self.on_reopen_log(&id, to),
         }
     }

@@ -13,6 +13,7 @@ use crate::pod::spec::ContainerSpec;
 use crate::pod::start::Started;
 use crate::pod::stop::Stopped;
 use crate::pod::{Error, ExecOutput, Result};
+use crate::shim::{Ends, Leash, Open};
 use crate::store::PodRecord;
 
 /// A request. Each is answered exactly once, unless its caller has gone.
@@ -34,6 +35,8 @@ pub(crate) enum Message {
     Discard(ContainerId, Reply<()>),
     /// Run a command in one.
     Exec(ContainerId, Vec<String>, Option<Duration>, Reply<ExecOutput>),
+    /// Give the streams of one, or of a command in one.
+    Open(ContainerId, Open, Reply<(Leash, Ends)>),
     /// Open the log of one anew.
     ReopenLog(ContainerId, Reply<()>),
 }
@@ -52,6 +55,7 @@ impl Message {
             Self::Create(_, reply) => drop(reply.send(Err(gone()))),
             Self::Start(_, reply) | Self::ReopenLog(_, reply) => drop(reply.send(Err(gone()))),
             Self::Exec(_, _, _, reply) => drop(reply.send(Err(gone()))),
+            Self::Open(_, _, reply) => drop(reply.send(Err(gone()))),
         }
     }
 }
