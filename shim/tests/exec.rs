@@ -75,6 +75,7 @@ fn surplus_output_is_dropped_while_the_command_goes_on() {
         .to_vec(),
         timeout_ms: 10_000,
         max_output: 1000,
+        key: 0,
     };
     let answer: pb::ExecSyncResponse = pod.call("ExecSync", &request).unwrap();
     assert_eq!((answer.stdout.len(), answer.stderr.len(), answer.exit_code), (1000, 1000, 4));
@@ -161,6 +162,7 @@ fn many_execs_at_once_leave_no_zombie() {
                             .to_vec(),
                         timeout_ms: 10_000,
                         max_output: 0,
+                        key: 0,
                     };
                     let answer: pb::ExecSyncResponse =
                         common::call(&client, "ExecSync", &request).unwrap();
