@@ -246,17 +246,12 @@ async fn wrong_ids_images_and_times_are_refused() -> Result<()> {
 async fn what_is_not_built_says_so() -> Result<()> {
     let node = Node::start().await?;
     let mut runtime = node.cri().runtime();
-    let codes = [
-        runtime.exec(ExecRequest::default()).await.expect_err("exec").code(),
-        runtime.attach(AttachRequest::default()).await.expect_err("attach").code(),
-        runtime.port_forward(PortForwardRequest::default()).await.expect_err("forward").code(),
-        runtime
-            .checkpoint_container(CheckpointContainerRequest::default())
-            .await
-            .expect_err("checkpoint")
-            .code(),
-    ];
-    assert_eq!(codes, [Code::Unimplemented; 4]);
+    let code = runtime
+        .checkpoint_container(CheckpointContainerRequest::default())
+        .await
+        .expect_err("checkpoint")
+        .code();
+    assert_eq!(code, Code::Unimplemented);
     node.finish().await
 }
 
