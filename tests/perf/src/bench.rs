@@ -187,7 +187,7 @@ impl Ground {
         let settings = Settings {
             registries: Some(self.registries()),
             pause: self.image("pause"),
-            preload: None,
+            ..Settings::default()
         };
         let instance = Instance::start(kind, self.disk.path(), &instance, &settings).await?;
         let logs = dir.join("logs");

@@ -97,7 +97,8 @@ impl Demo {
     async fn start(options: &Options, name: &str, preload: &Preload) -> Result<Self> {
         let start = async {
             let kind = Kind::berth(&options.dist)?;
-            let settings = Settings { preload: Some(preload.dir.clone()), ..Settings::default() };
+            let preload = Some(preload.dir.clone());
+            let settings = Settings { preload, apart: true, ..Settings::default() };
             let instance = Instance::start(kind, &std::env::temp_dir(), name, &settings).await?;
             let told = format!("root, state and socket in {}", instance.dir().display());
             Ok((instance, told))
@@ -115,11 +116,12 @@ impl Demo {
     async fn show(&mut self) -> Result<()> {
         self.greet().await?;
         let pod = step("RunPodSandbox", async {
-            let pod = self.node.run(Network::Host).await?;
-            let told = format!("pod {} on the host's network", short(&pod.id));
+            let pod = self.node.run(Network::Own).await?;
+            let told = format!("pod {}", short(&pod.id));
             Ok((pod, told))
         })
         .await?;
+        self.addresses(&pod).await?;
         let clock = self.clock(&pod).await?;
         self.exec(&clock).await?;
         let hungry = self.hungry(&pod).await?;
@@ -137,6 +139,21 @@ impl Demo {
             let id = image.id.trim_start_matches("sha256:");
             let runtime = format!("{} {}", version.runtime_name, version.runtime_version);
             Ok(((), format!("{runtime}; {IMAGE} is {}, {} bytes", short(id), image.size)))
+        })
+        .await
+    }
+
+    /// No CNI configuration is there: the daemon's own network gives them.
+    async fn addresses(&self, pod: &Pod) -> Result<()> {
+        step("its addresses", async {
+            let id = pod.id.clone();
+            let request = PodSandboxStatusRequest { pod_sandbox_id: id, verbose: false };
+            let status = self.node.cri.pod_sandbox_status(request).await?.status;
+            let network = status.and_then(|status| status.network).context("a network")?;
+            ensure!(!network.ip.is_empty(), "the pod has no address");
+            let more = network.additional_ips.into_iter().map(|ip| ip.ip);
+            let all: Vec<String> = [network.ip].into_iter().chain(more).collect();
+            Ok(((), format!("{}, from the built-in network", all.join(", "))))
         })
         .await
     }

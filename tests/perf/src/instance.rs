@@ -11,7 +11,7 @@ use berth_proto::cri::VersionRequest;
 use berth_tests::cri::Cri;
 use berth_tests::eventually::true_within;
 use berth_tests::footprint::{self, Footprint, Scope};
-use berth_tests::host;
+use berth_tests::host::{self, Host, MountMode};
 
 use crate::slice::Slice;
 
@@ -81,6 +81,9 @@ pub(crate) struct Settings {
     pub(crate) pause: String,
     /// Archives that are in the store from the start.
     pub(crate) preload: Option<PathBuf>,
+    /// Whether the daemon, and with it pods on the host's network, live in a network namespace of
+    /// their own: what they do to it is gone with it.
+    pub(crate) apart: bool,
 }
 
 /// A running daemon. Dropped, it is killed, with what it left running; its directory goes.
@@ -92,6 +95,7 @@ pub(crate) struct Instance {
     baseline: Footprint,
     daemon: Child,
     cri: Cri,
+    apart: Option<Host>,
 }
 
 impl Instance {
@@ -111,10 +115,11 @@ impl Instance {
             Kind::Containerd { .. } => containerd_config(&dir, settings, kind.program("runc")),
         };
         fs::write(dir.join("config.toml"), config)?;
-        let daemon = spawn(&kind, &dir, &slice)?;
+        let apart = settings.apart.then(|| Host::new(MountMode::Host)).transpose()?;
+        let daemon = spawn(&kind, &dir, &slice, apart.as_ref())?;
         let cri = Cri::new(&socket(&dir))?;
         let baseline = Footprint::new();
-        let mut instance = Self { kind, dir, slice, baseline, daemon, cri };
+        let mut instance = Self { kind, dir, slice, baseline, daemon, cri, apart };
         instance.answers().await?;
         instance.baseline = instance.footprint()?;
         Ok(instance)
@@ -127,7 +132,7 @@ impl Instance {
 
     /// Starts the daemon again and waits until it answers.
     pub(crate) async fn restart(&mut self) -> Result<()> {
-        self.daemon = spawn(&self.kind, &self.dir, &self.slice)?;
+        self.daemon = spawn(&self.kind, &self.dir, &self.slice, self.apart.as_ref())?;
         // The old connection would wait out its back-off first.
         self.cri = Cri::new(&socket(&self.dir))?;
         self.answers().await
@@ -254,9 +259,9 @@ fn socket(dir: &Path) -> PathBuf {
 }
 
 /// Starts the daemon inside its cgroup: a shell joins and becomes it.
-fn spawn(kind: &Kind, dir: &Path, slice: &Slice) -> Result<Child> {
+fn spawn(kind: &Kind, dir: &Path, slice: &Slice, apart: Option<&Host>) -> Result<Child> {
     let log = File::options().create(true).append(true).open(dir.join("daemon.log"))?;
-    let mut command = host::tied("sh");
+    let mut command = apart.map_or_else(|| host::tied("sh"), |host| host.command("sh"));
     command
         .args(["-c", r#"while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@""#]);
     command.arg("sh").args(slice.daemon_procs()).arg("--");

@@ -15,7 +15,7 @@ use crate::images::APP;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Network {
     Host,
-    Cni,
+    Own,
 }
 
 /// Where pods are run.
@@ -191,7 +191,7 @@ impl Node {
         config.namespaces().pid = NamespaceMode::Container.into();
         match network {
             Network::Host => config.namespaces().network = NamespaceMode::Node.into(),
-            Network::Cni => config.hostname = name,
+            Network::Own => config.hostname = name,
         }
         config
     }

@@ -21,7 +21,7 @@ pub(super) async fn measure(target: &Target, scale: Scale) -> Result<Samples> {
     let mut samples = Samples::default();
     let clock = Clock::start(target).await?;
     let start = Instant::now();
-    let pods = up(&target.node, Network::Cni, scale.burst, Some(&mut samples)).await?;
+    let pods = up(&target.node, Network::Own, scale.burst, Some(&mut samples)).await?;
     samples.push(RATE, f64::from(scale.burst) / start.elapsed().as_secs_f64());
     clock.note(&mut samples, CPU, scale.burst).await?;
     down(&target.node, pods).await?;

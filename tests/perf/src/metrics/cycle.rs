@@ -38,7 +38,7 @@ macro_rules! life {
 }
 
 pub(super) const HOST: Life = life!(Network::Host, "pod, host network");
-pub(super) const CNI: Life = life!(Network::Cni, "pod, CNI");
+pub(super) const CNI: Life = life!(Network::Own, "pod, CNI");
 
 pub(super) async fn measure(target: &Target, life: &Life, scale: Scale) -> Result<Samples> {
     let mut samples = Samples::default();
