@@ -26,7 +26,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_image::{ImageStore, RegistryConfig, StoreConfig};
+use berth_image::{ImageStore, StoreConfig};
 use berth_network::{BridgeConfig, NetworkConfig, Networks};
 use tokio::net::TcpListener;
 use tonic::codegen::tokio_stream::wrappers::UnixListenerStream;
@@ -137,8 +137,9 @@ async fn build(config: &Config) -> Result<Parts, Error> {
     let images = ImageStore::open(StoreConfig {
         policy: Arc::new(policy::load(&config.image.policy)?),
         pinned: config.image.pinned.clone(),
-        registry: registry(config),
+        registry: config.registry.of_store(),
         limits: config.image.limits.of_store(),
+        keep_blobs: config.image.keep_blobs,
         ..StoreConfig::new(config.root.join("image"))
     });
     let networks = Networks::open(NetworkConfig {
@@ -160,13 +161,6 @@ async fn build(config: &Config) -> Result<Parts, Error> {
     })
 }
 
-fn registry(config: &Config) -> RegistryConfig {
-    RegistryConfig {
-        config_path: Some(config.registry.config_path.clone()),
-        ..RegistryConfig::default()
-    }
-}
-
 async fn recover(config: &Arc<Config>, parts: Parts) -> Result<(Arc<Front>, TcpListener), Error> {
     let options = Options {
         root: config.root.clone(),
@@ -180,7 +174,7 @@ async fn recover(config: &Arc<Config>, parts: Parts) -> Result<(Arc<Front>, TcpL
         preload::import(&parts.images, dir).await;
     }
     let Parts { streams: (streams, listener), images, networks, metrics } = parts;
-    let registry = registry(config);
+    let registry = config.registry.of_store();
     let config = Arc::clone(config);
     let front = Front { roster, streams, images, registry, networks, metrics, config };
     Ok((Arc::new(front), listener))

@@ -6,6 +6,7 @@
 mod limits;
 mod policy;
 mod raw;
+mod registry;
 mod resolved;
 
 use std::io;
@@ -13,9 +14,10 @@ use std::path::{Path, PathBuf};
 
 pub use limits::ImageLimits;
 pub use policy::{ImagePolicy, PolicyAction, PolicyRule};
+pub use registry::Registry;
 pub use resolved::{
     Builtin, Cgroup, CgroupDriver, Config, Cri, Image, InvalidValue, Log, Metrics, Network,
-    Registry, Reloadable, Shim, Stream, StreamTls,
+    Reloadable, Shim, Stream, StreamTls,
 };
 
 /// The file that is read when the command line names none; it may be absent.

@@ -48,12 +48,25 @@ pub(super) struct Network {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Registry {
     pub(super) config_path: Option<PathBuf>,
+    pub(super) auth_file: Option<PathBuf>,
+    pub(super) stall_timeout_seconds: Option<u64>,
+    pub(super) min_kib_per_second: Option<u64>,
+    pub(super) retries: Option<u32>,
+    pub(super) avoid_seconds: Option<u64>,
+    pub(super) connections_per_host: Option<u32>,
+    pub(super) bandwidth_mib_per_second: Option<u64>,
+    pub(super) chunk_mib: Option<u32>,
+    pub(super) chunks: Option<u32>,
+    pub(super) resume_after_seconds: Option<u64>,
+    pub(super) resume_gib: Option<u64>,
+    pub(super) resume_hours: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Image {
     pub(super) preload: Option<PathBuf>,
+    pub(super) keep_blobs: Option<bool>,
     pub(super) pinned: Option<Vec<String>>,
     pub(super) limits: ImageLimits,
     pub(super) policy: ImagePolicy,

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::limits::{self, ImageLimits};
 use super::policy::{self, ImagePolicy};
 use super::raw::Raw;
+use super::registry::{self, Registry};
 
 /// The longest file name that a socket may have: with it the name `/proc/self/fd/N/NAME`, by
 /// which a socket in a deep directory is bound, still fits `sun_path` (unix(7)).
@@ -94,18 +95,13 @@ pub enum Builtin {
     None,
 }
 
-/// Registries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Registry {
-    /// One directory per registry host, each with a `hosts.toml`.
-    pub config_path: PathBuf,
-}
-
 /// Images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Image {
     /// A directory whose `*.tar` files are imported at start.
     pub preload: Option<PathBuf>,
+    /// Keep the compressed layers of all images.
+    pub keep_blobs: bool,
     /// Names of images that kubelet's garbage collection must leave, with `*` for any text.
     pub pinned: Vec<String>,
     /// What one layer may ask of the machine.
@@ -302,15 +298,10 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
             bridge_name: bridge_name(raw.network.bridge_name)?,
             bridge_subnets: bridge_subnets(raw.network.bridge_subnets)?,
         },
-        registry: Registry {
-            config_path: path(
-                "registry.config_path",
-                raw.registry.config_path,
-                "/etc/berth/certs.d",
-            )?,
-        },
+        registry: registry::resolve(raw.registry)?,
         image: Image {
             preload: raw.image.preload.map(|p| absolute("image.preload", p)).transpose()?,
+            keep_blobs: raw.image.keep_blobs.unwrap_or(false),
             pinned: raw.image.pinned.unwrap_or_default(),
             limits: limits::resolve(&raw.image.limits)?,
             policy: policy::resolve(raw.image.policy)?,

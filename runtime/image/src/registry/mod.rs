@@ -27,7 +27,7 @@ use crate::digest::Digest;
 use crate::error::ErrorKind;
 
 /// How registries are reached.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryConfig {
     /// The directory with a `hosts.toml` per registry, in containerd's format, re-read at each
     /// pull. `None`: every registry is asked directly.
