@@ -48,6 +48,14 @@ pub enum Error {
         /// What went wrong; shared by everyone who waited for this pull.
         source: Arc<Error>,
     },
+    /// A push failed.
+    #[error("push {reference}")]
+    Push {
+        /// Where to, normalised.
+        reference: String,
+        /// What went wrong.
+        source: Box<Error>,
+    },
     /// An archive could not be imported.
     #[error("import {path}")]
     Import {
@@ -124,7 +132,9 @@ impl Error {
         match self {
             Self::Reference(_) | Self::Digest(_) | Self::Archive { .. } => ErrorKind::Invalid,
             Self::Pull { source, .. } | Self::Layer { source, .. } => source.kind(),
-            Self::Import { source, .. } | Self::Load { source } => source.kind(),
+            Self::Import { source, .. } | Self::Push { source, .. } | Self::Load { source } => {
+                source.kind()
+            }
             Self::Registry(error) => error.kind(),
             Self::Manifest(_) => ErrorKind::Invalid,
             Self::Policy(_) => ErrorKind::Refused,

@@ -17,6 +17,7 @@
 mod archive;
 mod digest;
 mod error;
+mod export;
 mod flight;
 mod heal;
 mod inspect;
@@ -42,6 +43,7 @@ use tokio::task::JoinHandle;
 pub use archive::{ImportOptions, LoadOptions, LoadProgress, Loaded, SavedArchive};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{Error, ErrorKind};
+pub use export::{BlobReader, PushOptions, PushReport};
 pub use inspect::{Inspection, LayerInspection};
 pub use manifest::Error as ManifestError;
 pub use oci_spec::image::ImageConfiguration;
@@ -210,6 +212,53 @@ impl ImageStore {
         let landed = self.pulls.fly(key, start).await;
         let result = landed.value.unwrap_or_else(|| Err(Arc::new(Error::Cancelled)));
         result.map_err(|source| Error::Pull { reference: reference.to_string(), source })
+    }
+
+    /// Sends an image to a registry under the name `to`, with what is kept of it here and the rest
+    /// from where it came. What the registry has is not sent. Shown among [`pulls`](Self::pulls)
+    /// under that name. Dropping the future stops it.
+    pub async fn push(
+        &self,
+        image: &Arc<Image>,
+        to: &Reference,
+        credentials: Option<Credentials>,
+        registry: &RegistryConfig,
+        options: &PushOptions,
+    ) -> Result<PushReport, Error> {
+        let entry = self.layers.board.enter(to.to_string());
+        let pushed = self.origins(image, credentials, registry).push(to, options, &entry).await;
+        let named = |source| Error::Push { reference: to.to_string(), source: Box::new(source) };
+        pushed.map_err(named)
+    }
+
+    /// One of the image's compressed layers, byte for byte as its registry or archive had it: the
+    /// kept blob, or else from a registry that the image came from. `None`, if no layer has this
+    /// digest.
+    #[must_use]
+    pub fn read_layer(
+        &self,
+        image: &Arc<Image>,
+        digest: &Digest,
+        credentials: Option<Credentials>,
+        registry: &RegistryConfig,
+    ) -> Option<BlobReader> {
+        let blob = export::layer(image, digest)?;
+        Some(self.origins(image, credentials, registry).read(&blob))
+    }
+
+    fn origins(
+        &self,
+        image: &Arc<Image>,
+        credentials: Option<Credentials>,
+        registry: &RegistryConfig,
+    ) -> export::Origins {
+        export::Origins {
+            store: self.store.clone(),
+            net: self.net.clone(),
+            image: image.clone(),
+            registry: registry.clone(),
+            credentials,
+        }
     }
 
     /// The pulls and imports under way, in the order in which they began. Reads counters: cheap

@@ -33,6 +33,8 @@ pub enum PullState {
     Fetching,
     /// All layers are there; the image is being listed.
     Finishing,
+    /// This is a push: its layers are sent, `received` counts what has gone.
+    Pushing,
 }
 
 /// One layer of a pull.
@@ -78,8 +80,8 @@ const LAYER_STATES: [LayerState; 6] = [
     LayerState::Done,
     LayerState::Shared,
 ];
-const PULL_STATES: [PullState; 3] =
-    [PullState::Resolving, PullState::Fetching, PullState::Finishing];
+const PULL_STATES: [PullState; 4] =
+    [PullState::Resolving, PullState::Fetching, PullState::Finishing, PullState::Pushing];
 
 /// The counters of one layer's way in; shared by all pulls that wait for it.
 #[derive(Debug, Default)]
@@ -101,6 +103,11 @@ impl Meter {
     /// So many bytes of the tar have been unpacked.
     pub(crate) fn unpacked(&self, count: usize) {
         self.unpacked.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// How many bytes of the blob have come.
+    pub(crate) fn so_far(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     pub(crate) fn comes_from(&self, host: &str) {

@@ -79,7 +79,7 @@ fn write(mut spool: Spool, mut from: mpsc::Receiver<Bytes>) -> Option<Spool> {
 }
 
 impl Intake {
-    pub(super) fn new(
+    pub(crate) fn new(
         sender: mpsc::Sender<Piece>,
         meter: Arc<Meter>,
         blobs: Arc<Blobs>,
@@ -91,7 +91,7 @@ impl Intake {
     }
 
     /// How many of the blob's bytes have come.
-    pub(super) fn at(&self) -> u64 {
+    pub(crate) fn at(&self) -> u64 {
         self.at
     }
 
@@ -188,7 +188,7 @@ impl Intake {
     }
 
     /// Gives a file's bytes, no more than the blob has left.
-    pub(super) async fn replay(&mut self, mut file: File) -> Result<(), Closed> {
+    pub(crate) async fn replay(&mut self, mut file: File) -> Result<(), Closed> {
         self.local = true;
         let (to, mut from) = mpsc::channel(2);
         let mut left = self.blob.size - self.at;
@@ -213,7 +213,7 @@ impl Intake {
     }
 
     /// All has come.
-    pub(super) async fn end(self) -> Option<Copied> {
+    pub(crate) async fn end(self) -> Option<Copied> {
         let _ = self.sender.send(Piece::End).await;
         let Writer { to, task } = self.writer?;
         drop(to);
@@ -223,7 +223,7 @@ impl Intake {
 }
 
 /// A whole copy, not yet verified.
-pub(super) struct Copied {
+pub(crate) struct Copied {
     spool: Spool,
     keep: bool,
     size: u64,

@@ -16,7 +16,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use super::auth::Auth;
 use super::body::Body;
@@ -25,6 +25,7 @@ use super::hosts::Host;
 use super::net::Net;
 
 use super::{Credentials, Error, RegistryConfig, tls, tries};
+use crate::progress::Meter;
 
 /// What one connection reads ahead: bounds the pieces that wait in memory.
 const READ_BUFFER: usize = 256 << 10;
@@ -46,10 +47,16 @@ pub(super) struct Outgoing {
     pub(super) body: Bytes,
     /// In place of `body`: sent once, so such a request is never repeated.
     pub(super) upload: Option<Upload>,
+    /// Tells how much of the upload has gone.
+    pub(super) sent: Option<Arc<Meter>>,
 }
 
 impl Outgoing {
     pub(super) fn get(url: &str) -> Result<Self, Error> {
+        Self::of(Method::GET, url)
+    }
+
+    pub(super) fn of(method: Method, url: &str) -> Result<Self, Error> {
         let bad = |e: hyper::http::uri::InvalidUri| Error::Transport {
             url: url.split('?').next().unwrap_or_default().to_owned(),
             reason: e.to_string(),
@@ -58,8 +65,8 @@ impl Outgoing {
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         // What is hashed must be what is stored.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let (method, uri) = (Method::GET, url.parse().map_err(bad)?);
-        Ok(Self { method, uri, headers, body: Bytes::new(), upload: None })
+        let uri = url.parse().map_err(bad)?;
+        Ok(Self { method, uri, headers, body: Bytes::new(), upload: None, sent: None })
     }
 }
 
@@ -135,16 +142,30 @@ impl Http {
         if let Some(auth) = self.proxy_auth(uri) {
             request.headers_mut().insert(PROXY_AUTHORIZATION, auth);
         }
-        let sent = self.inner.request(request);
-        let answer = match timeout(self.response_timeout, sent).await {
-            Ok(answer) => answer.map_err(|e| transport(&url, &e))?,
-            Err(_) => {
+        let answer = self.inner.request(request);
+        let answer = tokio::select! {
+            answer = answer => answer.map_err(|e| transport(&url, &e))?,
+            () = self.too_long(outgoing.sent.take()) => {
                 let seconds = self.response_timeout.as_secs_f32();
                 let reason = format!("no answer within {seconds:.1} s");
                 return Err(Error::Transport { url, reason });
             }
         };
         Ok(self.answer(uri, answer, slot))
+    }
+
+    /// Ends when an answer is overdue. An upload may take as long as it moves.
+    async fn too_long(&self, sent: Option<Arc<Meter>>) {
+        let moved = || sent.as_ref().map(|meter| meter.so_far());
+        let mut before = moved();
+        loop {
+            sleep(self.response_timeout).await;
+            let now = moved();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
     }
 
     fn answer(
@@ -200,6 +221,7 @@ impl Answer {
 /// One host with its settings and what opens it.
 pub(super) struct Client {
     http: Http,
+    origin: Uri,
     headers: HeaderMap,
     auth: Auth,
 }
@@ -212,11 +234,16 @@ impl Client {
         net: &Arc<Net>,
     ) -> Result<Self, Error> {
         let (http, headers) = (Http::new(host, config, net)?, header_map(host)?);
-        Ok(Self { http, headers, auth: Auth::new(credentials) })
+        let origin = Outgoing::get(&host.base)?.uri;
+        Ok(Self { http, origin, headers, auth: Auth::new(credentials) })
     }
 
     /// Sends a request, logging in for `scope` if the host wants that.
     pub(super) async fn ask(&self, mut outgoing: Outgoing, scope: &str) -> Result<Answer, Error> {
+        if !same_origin(&self.origin, &outgoing.uri) {
+            // An upload that goes elsewhere: nobody there is told what this host is.
+            return self.http.follow(outgoing).await;
+        }
         let mut configured = self.headers.clone();
         configured.extend(std::mem::take(&mut outgoing.headers));
         let mut key = self.auth.key(scope).await;
@@ -229,7 +256,8 @@ impl Client {
             let upload = outgoing.upload.take();
             let repeatable = upload.is_none();
             let (method, uri) = (outgoing.method.clone(), outgoing.uri.clone());
-            let next = Outgoing { method, uri, headers, body: outgoing.body.clone(), upload };
+            let (body, sent) = (outgoing.body.clone(), outgoing.sent.clone());
+            let next = Outgoing { method, uri, headers, body, upload, sent };
             let answer = self.http.follow(next).await?;
             let refused = answer.status == StatusCode::UNAUTHORIZED
                 && same_origin(&outgoing.uri, &answer.uri);
@@ -288,7 +316,7 @@ pub(super) fn shown(uri: &Uri) -> String {
     format!("{}://{host}{}", uri.scheme_str().unwrap_or("http"), uri.path())
 }
 
-fn redirected(from: &Uri, headers: &HeaderMap) -> Result<Uri, Error> {
+pub(super) fn redirected(from: &Uri, headers: &HeaderMap) -> Result<Uri, Error> {
     let bad = |reason: &str| Error::BadAnswer { url: shown(from), reason: reason.to_owned() };
     let location = headers
         .get(LOCATION)

@@ -11,6 +11,7 @@ mod credentials;
 mod download;
 mod hosts;
 mod net;
+pub(crate) mod push;
 mod source;
 mod tls;
 mod tries;
@@ -207,6 +208,20 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A blob is neither kept here nor known to come from a registry.
+    #[error("{digest} is not kept here, and no registry is known that has it")]
+    NotKept {
+        /// The blob.
+        digest: Digest,
+    },
+    /// A push by digest of an image with another.
+    #[error("the image's manifest is {actual}, not {wanted}")]
+    OtherDigest {
+        /// The digest in the reference.
+        wanted: Digest,
+        /// The image's own.
+        actual: Digest,
+    },
     /// All hosts failed.
     #[error("{}", .attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     AllHosts {
@@ -229,7 +244,10 @@ impl Error {
             Self::Tls { .. } | Self::Transport { .. } | Self::Stalled { .. } => {
                 ErrorKind::Unavailable
             }
-            Self::BadAnswer { .. } | Self::WrongDigest { .. } => ErrorKind::Invalid,
+            Self::NotKept { .. } => ErrorKind::NotFound,
+            Self::BadAnswer { .. } | Self::WrongDigest { .. } | Self::OtherDigest { .. } => {
+                ErrorKind::Invalid
+            }
             Self::AllHosts { attempts } => kind_of_all(attempts),
         }
     }

@@ -116,7 +116,7 @@ impl<'a> Tries<'a> {
 
 /// Doubles with each round; between half and all of it, so that a registry that comes back is
 /// not asked by all nodes at once.
-fn pause(config: &RegistryConfig, round: u32) -> Duration {
+pub(super) fn pause(config: &RegistryConfig, round: u32) -> Duration {
     let whole = config.retry_pause.saturating_mul(1 << round.min(10)).min(MAX_PAUSE);
     whole.mul_f64(0.5 + jitter() / 2.0)
 }

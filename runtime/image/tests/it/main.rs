@@ -33,6 +33,8 @@ mod proxied;
 #[cfg(test)]
 mod pull;
 #[cfg(test)]
+mod pushing;
+#[cfg(test)]
 mod registry;
 #[cfg(test)]
 mod reorder;
