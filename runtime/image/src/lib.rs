@@ -289,7 +289,8 @@ impl ImageStore {
         progress: Arc<LoadProgress>,
     ) -> Result<Vec<Loaded>, Error> {
         let (store, layers) = (self.store.clone(), self.layers.clone());
-        let loaded = archive::load(store, layers, pieces, options, progress).await;
+        // On the heap: callers hold it together with what feeds it.
+        let loaded = Box::pin(archive::load(store, layers, pieces, options, progress)).await;
         loaded.map_err(|source| Error::Load { source: Box::new(source) })
     }
 
