@@ -40,6 +40,7 @@ const fn tests(target: &'static str) -> Program {
 }
 
 const IMAGES: Program = Program { package: "runtime/image", target: "it" };
+const POWERCUT: Program = Program { package: "runtime/image", target: "powercut" };
 const REORDER: &str = "--nocapture --test-threads 1 replay:: reorder::";
 const LOG_WRITES: &str =
     "modprobe -a dm-log-writes loop\nexport BERTH_TEST_LOG_WRITES='/dev/vdd /dev/vde'";
@@ -104,6 +105,15 @@ const SUITES: &[Suite] = &[
         args: REORDER,
         before: LOG_WRITES,
         env: "BERTH_TEST_FS=xfs BERTH_TEST_POINTS=8",
+        ..PLAIN
+    },
+    Suite {
+        name: "powercut-xfs",
+        what: "images after power cuts on XFS, as on the machine's own ext4",
+        seconds: 300,
+        program: POWERCUT,
+        before: "modprobe -a loop xfs",
+        env: "BERTH_POWERCUT_FS=xfs BERTH_POWERCUT_CUTS=30",
         ..PLAIN
     },
     Suite {
