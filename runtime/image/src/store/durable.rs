@@ -36,8 +36,9 @@ pub(super) fn marker(layer: &Path) -> Option<Marker> {
     if let Ok(marker) = record::read::<Marker>(&path) {
         return Some(marker);
     }
-    let old = File::open(&path).ok().filter(|file| file.metadata().is_ok_and(|m| m.is_file()))?;
-    let old: OldMarker = serde_json::from_reader(io::Read::take(old, 4096)).ok()?;
+    path.symlink_metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let old = io::Read::take(File::open(&path).ok()?, 4096);
+    let old: OldMarker = serde_json::from_reader(old).ok()?;
     (old.version == 1).then_some(Marker { version: 1, boot_id: String::new(), listing: None })
 }
 
@@ -109,11 +110,13 @@ impl Store {
     /// Writes through the open directory: if the layer has gone to the trash meanwhile, the
     /// marker goes with it, and not to another layer of its name.
     pub(super) fn mark_durable(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let listing = match digest_of(dir, LISTING) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             digest => Some(digest?),
         };
+        // Whatever has the name is of no use; a FIFO must not even be opened.
+        let _ = rustix::fs::unlinkat(dir, layer::DURABLE, rustix::fs::AtFlags::empty());
         let marker: OwnedFd =
             match rustix::fs::openat(dir, layer::DURABLE, flags, Mode::RUSR | Mode::WUSR) {
                 Ok(marker) => marker,
@@ -153,6 +156,9 @@ fn gone_is_well(result: io::Result<()>) -> io::Result<()> {
 pub(super) fn digest_of(dir: BorrowedFd<'_>, name: &str) -> io::Result<Digest> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "is no regular file"));
+    }
     let mut hasher = Digest::of(&[]).hasher();
     let mut piece = vec![0; 64 << 10];
     loop {

@@ -19,6 +19,7 @@ use super::image::{Image, ImageRecord};
 use super::layer::{self, LayerRecord};
 use super::{Error, ImageId, Layout, Slot, State, Store, Trust, Unsynced, record};
 use crate::snapshot::Lease;
+use crate::unpack::listing::LISTING;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -125,7 +126,10 @@ impl Store {
     /// was known to be on disk, and is looked at otherwise.
     fn load_layer(&self, path: &Path, record: LayerRecord) {
         let (marked, this_boot) = (marker(path).is_some(), record.boot_id == self.boot_id);
-        let spoilt = path.join(layer::DAMAGED).exists();
+        let odd = |name: &str| path.join(name).symlink_metadata().is_ok_and(|meta| !meta.is_file());
+        let spoilt = path.join(layer::DAMAGED).symlink_metadata().is_ok()
+            || odd(layer::DURABLE)
+            || odd(LISTING);
         let trust = match path.join("fs").symlink_metadata() {
             Ok(fs) if fs.is_dir() && !spoilt && (marked || this_boot) => Trust::Sound,
             Ok(fs) if fs.is_dir() && !spoilt => Trust::Unverified,
@@ -256,9 +260,12 @@ fn make_dir(path: &Path) -> Result<(), Error> {
     std::fs::create_dir(path).map_err(Error::io("make", path))
 }
 
+/// Under a name that nothing has yet: it may be somebody's.
 fn put_aside(path: &Path) -> Result<(), Error> {
-    let aside = path.with_extension("aside");
-    tracing::warn!(path = %path.display(), aside = %aside.display(), "not what it should be; put aside");
+    let free = |path: &PathBuf| path.symlink_metadata().is_err();
+    let names = (0_u32..).map(|n| path.with_extension(format!("aside-{n}")));
+    let aside = names.into_iter().find(free).unwrap_or_default();
+    tracing::warn!(path = %path.display(), aside = %aside.display(), "not what it should be");
     std::fs::rename(path, &aside).map_err(Error::io("put aside", path))
 }
 

@@ -15,6 +15,8 @@ mod downloads;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod heal;
+#[cfg(test)]
 mod https;
 #[cfg(test)]
 mod images;
