@@ -11,7 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use berth_container::{self as engine, Cgroup, ErrorKind, PodNamespaces, PodOptions};
+use berth_container::{self as engine, Cgroup, ErrorKind, IdMaps, PodNamespaces, PodOptions};
 use rustix::process::{WaitId, WaitIdOptions};
 
 use crate::container::retry_at;
@@ -37,6 +37,8 @@ pub(crate) struct PodOrder {
     /// 0: 64 MiB.
     pub(crate) shm_size: u64,
     pub(crate) cgroup_parent: PathBuf,
+    /// A user namespace of its own, that maps like this.
+    pub(crate) user: Option<IdMaps>,
 }
 
 /// The pod, or its absence.
@@ -278,6 +280,7 @@ fn options(order: &PodOrder) -> PodOptions {
         hostname: (!order.host_uts && !order.hostname.is_empty()).then(|| order.hostname.clone()),
         sysctls: order.sysctls.clone(),
         shm_size: (!order.host_ipc).then_some(shm_size),
+        user: order.user.clone(),
     }
 }
 

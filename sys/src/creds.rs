@@ -139,6 +139,22 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     Ok(())
 }
 
+/// Has the calling thread own what it makes in file systems as these ids, and keeps all the rights
+/// it has.
+pub fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
+    let have = rustix::thread::capabilities(None)?;
+    for (call, id) in [(libc::SYS_setfsgid, gid), (libc::SYS_setfsuid, uid)] {
+        // SAFETY: takes a number only. It answers with the id before, whether it worked or not.
+        unsafe { libc::syscall(call, id) };
+        // SAFETY: takes a number only; -1 changes nothing.
+        if unsafe { libc::syscall(call, -1) } != i64::from(id) {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+    }
+    // Leaving root took those that concern files from the effective set.
+    Ok(rustix::thread::set_capabilities(None, have)?)
+}
+
 /// Joins a new, empty session keyring, so that keys of whoever made this process aren't possessed
 /// by what it executes (keyrings(7)). A kernel without keys has none to leak.
 pub fn new_session_keyring() -> io::Result<()> {
@@ -233,6 +249,27 @@ mod tests {
         .unwrap();
         assert_eq!(after.0, after.1);
         assert_eq!(capabilities().unwrap(), before, "other threads keep theirs");
+    }
+
+    #[test]
+    fn what_is_made_belongs_to_the_file_ids_and_no_right_is_lost() {
+        use std::os::unix::fs::MetadataExt;
+        let path = std::env::temp_dir().join(format!("berth-fs-ids-{}", std::process::id()));
+        std::thread::spawn({
+            let path = path.clone();
+            move || {
+                let before = capabilities().unwrap();
+                set_fs_ids(70_000, 70_001).unwrap();
+                assert_eq!(capabilities().unwrap(), before);
+                // The temporary directory may be anyone's: the right to pass over that is kept.
+                std::fs::create_dir(&path).unwrap();
+            }
+        })
+        .join()
+        .unwrap();
+        let made = std::fs::metadata(&path).unwrap();
+        std::fs::remove_dir(&path).unwrap();
+        assert_eq!((made.uid(), made.gid()), (70_000, 70_001));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum Kind {
     Pid,
     /// Cgroup root.
     Cgroup,
+    /// User and group ids.
+    User,
 }
 
 impl Kind {
@@ -36,6 +38,7 @@ impl Kind {
             Self::Uts => libc::CLONE_NEWUTS,
             Self::Pid => libc::CLONE_NEWPID,
             Self::Cgroup => libc::CLONE_NEWCGROUP,
+            Self::User => libc::CLONE_NEWUSER,
         };
         u64::from(flag.unsigned_abs())
     }
@@ -50,6 +53,7 @@ impl Kind {
             Self::Uts => "uts",
             Self::Pid => "pid",
             Self::Cgroup => "cgroup",
+            Self::User => "user",
         }
     }
 }
@@ -73,6 +77,7 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
 
 /// Joins the namespace behind `fd`, which must be of this kind. Joining a mount namespace moves
 /// root and working directory to its root. Joining a PID namespace concerns later children only.
+/// Joining a user namespace gives all capabilities in it and none outside, and can't be undone.
 pub fn join(fd: BorrowedFd<'_>, kind: Kind) -> io::Result<()> {
     setns(fd, kind.flag())
 }

@@ -17,6 +17,8 @@ pub struct CloneArgs<'a> {
     /// Descriptors the child keeps; all others are closed in it before its code runs.
     /// `None`: it keeps all.
     pub keep: Option<&'a [RawFd]>,
+    /// The child is a child of the caller's own parent, not of the caller.
+    pub sibling: bool,
 }
 
 /// A process we made.
@@ -55,6 +57,7 @@ struct RawCloneArgs {
 }
 
 const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_PARENT: u64 = 0x8000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Runs `child` in a new process and ends it with the returned code (101 after a panic).
@@ -93,6 +96,11 @@ fn clone3(args: &CloneArgs<'_>) -> io::Result<Option<Child>> {
         exit_signal: 17, // SIGCHLD
         ..RawCloneArgs::default()
     };
+    if args.sibling {
+        raw.flags |= CLONE_PARENT;
+        // It gets the caller's own.
+        raw.exit_signal = 0;
+    }
     if let Some(cgroup) = args.cgroup {
         raw.flags |= CLONE_INTO_CGROUP;
         raw.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
@@ -237,6 +245,14 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
+
+/// The id, in the PID namespace that /proc shows, of a process of which there is a handle. `ESRCH`:
+/// it is reaped, or of no such namespace.
+pub fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<u32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.filter(|pid| *pid != 0).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
 /// Sends `signal`. `ESRCH`: ended and reaped; `EINVAL`: no such signal.

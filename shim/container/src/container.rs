@@ -12,19 +12,18 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use berth_sys::ns::{self, Kind};
-use berth_sys::process::{self, CloneArgs};
-use berth_sys::sock;
 use oci_spec::runtime::Spec;
 
 use crate::cgroup::{Cgroup, Layout};
-use crate::child::{self, Given};
 use crate::error::{Error, ErrorKind, Result, StepExt};
 use crate::exit::ExitStatus;
-use crate::plan::{Place, Plan};
+use crate::launch;
+use crate::plan::Plan;
 use crate::pod::PodNamespaces;
 use crate::rootfs::Rootfs;
 use crate::talk::{Heard, Talk};
-use crate::wire::{self, ChildEnd};
+use crate::user::IdMaps;
+use crate::wire;
 
 /// What the container's first process gets as descriptors 0, 1 and 2. Ignored where
 /// `process.terminal` is true: then all three are the terminal's.
@@ -105,6 +104,8 @@ pub struct Container {
     phase: Phase,
     /// Cgroup namespace and the like that an exec must join.
     namespaces: Vec<Kind>,
+    /// What its user namespace maps, if it has one.
+    maps: Option<IdMaps>,
 }
 
 impl Container {
@@ -115,57 +116,21 @@ impl Container {
         let mut warnings = Vec::new();
         let resources = request.spec.linux().as_ref().and_then(|l| l.resources().as_ref());
         let cgroup = Cgroup::create(request.layout, &plan.cgroup_path, resources, &mut warnings)?;
-        match Self::launch(&plan, request, &cgroup) {
-            Ok(mut talk) => {
-                talk.warnings = warnings;
-                let namespaces = plan.namespaces.kinds();
-                Ok(Self { talk, cgroup, phase: Phase::Creating, namespaces })
+        let launched = launch::users(&plan).and_then(|users| {
+            let talk = launch::launch(&plan, request, &cgroup, &users)?;
+            Ok((talk, users.own().map(|user| user.maps().clone())))
+        });
+        match launched {
+            Ok((mut talk, maps)) => {
+                talk.warnings.splice(..0, warnings);
+                let namespaces = plan.kinds();
+                Ok(Self { talk, cgroup, phase: Phase::Creating, namespaces, maps })
             }
             Err(err) => {
                 let _ = cgroup.remove(Duration::from_millis(200));
                 Err(err)
             }
         }
-    }
-
-    /// Clones the child.
-    fn launch(plan: &Plan<'_>, request: &CreateRequest<'_>, cgroup: &Cgroup) -> Result<Talk> {
-        let (ours, theirs) = sock::message_pair().step(|| "make a socket".to_owned())?;
-        let mut keep = vec![0, 1, 2, theirs.as_raw_fd(), request.pod.mnt().as_raw_fd()];
-        keep.extend(request.stdio.raw());
-        keep.extend(plan.namespaces.join.iter().filter_map(|(_, place)| match place {
-            Place::Pod(fd) => Some(fd.as_raw_fd()),
-            Place::Path(_) => None,
-        }));
-        let cgroup_fd = cgroup.open_v2()?;
-        let new_pid = plan.namespaces.makes(Kind::Pid);
-        let args = CloneArgs {
-            namespaces: if new_pid { Kind::Pid.flag() } else { 0 },
-            cgroup: cgroup_fd.as_ref().map(AsFd::as_fd),
-            keep: Some(&keep),
-        };
-        let clone = || {
-            process::spawn(&args, || {
-                let given = Given {
-                    small_ns: request.pod.mnt(),
-                    layout: request.layout,
-                    cgroup,
-                    stdio: request.stdio,
-                    end: ChildEnd::new(theirs),
-                };
-                child::run(plan, &given)
-            })
-        };
-        let made = match plan.namespaces.join.iter().find(|(kind, _)| *kind == Kind::Pid) {
-            Some((_, Place::Pod(fd))) => in_pid_namespace(*fd, clone),
-            Some((_, Place::Path(path))) => {
-                let fd =
-                    ns::open(path).step(|| format!("join the pid namespace {}", path.display()))?;
-                in_pid_namespace(fd.as_fd(), clone)
-            }
-            None => clone(),
-        };
-        Ok(Talk::new(made.step(|| "clone the container's first process".to_owned())?, ours))
     }
 
     /// [`Container::create`], then waits for [`Progress::Ready`]. After `deadline` the child is
@@ -260,6 +225,8 @@ impl Container {
         }
         self.cgroup.kill()?;
         let _ = self.talk.signal(9);
+        // First: the first process of a PID namespace ends when all others there are reaped.
+        self.talk.end_builder(patience)?;
         self.talk.wait_end(patience)?;
         self.undo(patience)
     }
@@ -267,6 +234,7 @@ impl Container {
     /// After the first process's end: reaps it and takes its cgroup away.
     fn undo(&mut self, patience: Duration) -> Result<()> {
         self.talk.reap()?;
+        self.talk.end_builder(patience)?;
         self.phase = Phase::Undone;
         self.delete(patience)
     }
@@ -311,6 +279,12 @@ impl Container {
     /// Kinds of namespaces that aren't the host's.
     pub(crate) fn namespaces(&self) -> &[Kind] {
         &self.namespaces
+    }
+
+    /// What its user namespace maps, if it has one.
+    #[must_use]
+    pub fn maps(&self) -> Option<&IdMaps> {
+        self.maps.as_ref()
     }
 
     pub(crate) fn is_running(&self) -> Result<bool> {

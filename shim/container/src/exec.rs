@@ -22,6 +22,7 @@ use crate::exit::ExitStatus;
 use crate::plan::invalid;
 use crate::plan::process::ProcessPlan;
 use crate::talk::{Heard, Talk};
+use crate::user::{self, IdMaps};
 use crate::wire::{ChildEnd, Doing, Work};
 
 /// What to execute.
@@ -50,6 +51,7 @@ impl Exec {
     /// There is no gate. The container must be running.
     pub fn spawn(container: &Container, request: &ExecRequest<'_>) -> Result<Self> {
         let plan = ProcessPlan::read(request.process, "process")?;
+        plan.check_ids(container.maps(), "process")?;
         let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         if request.id.is_empty() || !request.id.bytes().all(good) {
             return Err(invalid("exec id", format!("{:?}", request.id)));
@@ -83,12 +85,14 @@ impl Exec {
             namespaces: 0,
             cgroup: cgroup_fd.as_ref().map(AsFd::as_fd),
             keep: Some(&keep),
+            sibling: false,
         };
         let kinds = container.namespaces();
         let clone = || {
             process::spawn(&args, || {
                 let end = ChildEnd::new(theirs);
-                match run(plan, stdio, first, kinds, &[container.cgroup(), cgroup], &end) {
+                let joined = Joined { first, kinds, maps: container.maps() };
+                match run(plan, stdio, &joined, &[container.cgroup(), cgroup], &end) {
                     Ok(never) => match never {},
                     Err(failure) => {
                         end.failed(&failure);
@@ -198,23 +202,36 @@ impl Exec {
     }
 }
 
+/// The container that an exec joins.
+struct Joined<'a> {
+    /// Its first process.
+    first: BorrowedFd<'a>,
+    kinds: &'a [Kind],
+    maps: Option<&'a IdMaps>,
+}
+
 /// The child's whole life.
 fn run(
     plan: &ProcessPlan,
     stdio: Stdio<'_>,
-    first: BorrowedFd<'_>,
-    kinds: &[Kind],
+    container: &Joined<'_>,
     cgroups: &[&Cgroup],
     end: &ChildEnd,
 ) -> Work<Infallible> {
-    child::begin(plan, stdio, cgroups, end)?;
-    let joined: Vec<Kind> = kinds.iter().copied().filter(|kind| *kind != Kind::Pid).collect();
-    ns::join_process(first, &joined).doing(|| "join the container's namespaces".to_owned())?;
+    child::begin(plan, stdio, cgroups, container.maps, end)?;
+    let kinds = container.kinds.iter().copied();
+    let joined: Vec<Kind> = kinds.filter(|kind| *kind != Kind::Pid).collect();
+    ns::join_process(container.first, &joined)
+        .doing(|| "join the container's namespaces".to_owned())?;
+    if container.maps.is_some() {
+        user::become_root()?;
+    }
     program::let_go(end);
     if plan.terminal.is_some() {
         let root = Root::new(child::open_dir("/")?);
         let pty = child::terminal::make(&root)?;
-        child::terminal::take(pty, plan, end)?;
+        child::terminal::announce(&pty, plan, end)?;
+        child::terminal::adopt(&pty.slave, plan)?;
     }
     let env = program::become_process(plan, end)?;
     program::execute(plan, &env, end)

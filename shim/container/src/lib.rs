@@ -8,6 +8,7 @@
 //! | [`pod`] | the namespaces containers share, and the small mount namespace they grow from |
 //! | [`container`] | one container: create, start gate, signals, end |
 //! | [`exec`] | one command inside a running container |
+//! | [`user`] | user namespaces and what they map |
 //! | [`cgroup`] | the hierarchies of this machine and one container's place in them |
 //! | [`error`] | what can go wrong, by kind |
 //!
@@ -28,10 +29,12 @@ pub mod container;
 pub mod error;
 pub mod exec;
 mod exit;
+mod launch;
 mod plan;
 pub mod pod;
 mod rootfs;
 mod talk;
+pub mod user;
 mod wire;
 
 pub use cgroup::{Cgroup, Layout};
@@ -41,3 +44,4 @@ pub use exec::{Exec, ExecRequest};
 pub use exit::ExitStatus;
 pub use pod::{PodNamespaces, PodOptions};
 pub use rootfs::{Overlay, Rootfs};
+pub use user::{IdMaps, IdRange, UserNamespace};

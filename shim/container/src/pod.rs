@@ -15,8 +15,10 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, Result, StepExt};
 use crate::exit::ExitStatus;
+use crate::launch;
 use crate::plan::{invalid, sysctls};
-use crate::wire::{ChildEnd, Doing, Failure, Said, Work, hear};
+use crate::user::{self, IdMaps, UserNamespace};
+use crate::wire::{self, ChildEnd, Doing, Failure, Said, Work, hear};
 
 /// Directory of the small namespace where a container attaches its root.
 pub(crate) const ROOTFS: &str = "/rootfs";
@@ -43,12 +45,15 @@ pub struct PodOptions {
     pub sysctls: BTreeMap<String, String>,
     /// Size of the pod's /dev/shm in bytes. `None`: the small namespace holds none.
     pub shm_size: Option<u64>,
+    /// A user namespace of its own that maps like this and owns the others. It must map 0.
+    pub user: Option<IdMaps>,
 }
 
 /// A pod's namespaces. They live as long as this value or a process inside them.
 #[derive(Debug)]
 pub struct PodNamespaces {
     mnt: OwnedFd,
+    user: Option<UserNamespace>,
     net: Option<OwnedFd>,
     ipc: Option<OwnedFd>,
     uts: Option<OwnedFd>,
@@ -65,47 +70,54 @@ impl PodNamespaces {
         if options.hostname.is_some() && !options.uts {
             return Err(invalid("hostname", "set without a uts namespace"));
         }
-        let (ours, theirs) = sock::message_pair().step(|| "make a socket".to_owned())?;
-        let keep = [0, 1, 2, theirs.as_raw_fd()];
-        let args = CloneArgs { keep: Some(&keep), ..CloneArgs::default() };
-        let made = process::spawn(&args, || {
-            let end = ChildEnd::new(theirs);
-            match build(options, &kinds, &sysctls).and_then(|()| hand_over(&end, &kinds)) {
-                Ok(()) => 0,
-                Err(failure) => {
-                    end.failed(&failure);
-                    1
-                }
+        let Some(maps) = &options.user else {
+            let mut made = make_small(&[], |end| {
+                ns::unshare(&kinds).doing(|| "unshare the pod's namespaces".to_owned())?;
+                settle(options, &sysctls)?;
+                small_root(options.shm_size, (0, 0)).and_then(|()| hand_over(end, &all(&kinds)))
+            })?;
+            return Self::of(&mut made, &kinds, None);
+        };
+        maps.check(|name| name.to_owned())?;
+        let root = maps.root().step(|| "map the pod's ids".to_owned())?;
+        let (user, inner) = make_inside(maps, options, &kinds, &sysctls)?;
+        // The small mount namespace stays the host's, since its root mounts in it.
+        let mut made = make_small(&inner, |end| {
+            for (fd, kind) in inner.iter().zip(&kinds) {
+                ns::join(fd.as_fd(), *kind).doing(|| "join the pod's namespaces".to_owned())?;
             }
-        });
-        let child = made.step(|| "clone the pod's first child".to_owned())?;
-        let exit = process::wait(child.pidfd.as_fd()).step(|| "wait for a child".to_owned())?;
-        Self::receive(&ours, &kinds, exit.into())
+            small_root(options.shm_size, root).and_then(|()| hand_over(end, &all(&kinds)))
+        })?;
+        Self::of(&mut made, &kinds, Some(user))
     }
 
-    fn receive(socket: &OwnedFd, kinds: &[Kind], status: ExitStatus) -> Result<Self> {
-        let step = || "receive the pod's namespaces".to_owned();
-        if status != ExitStatus::Code(0) {
-            return Err(match hear(socket.as_fd()) {
-                Ok(Said::Failed(failure)) => failure.into(),
-                _ => Error::Died { step: "make the pod's namespaces".into(), status },
-            });
-        }
-        let message = sock::receive(socket.as_fd(), 1, false).step(step)?;
-        let mut fds = message.fds.into_iter();
-        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let mnt = fds.next().ok_or_else(short).step(step)?;
-        let mut pod = Self { mnt, net: None, ipc: None, uts: None, pid: None };
+    /// `fds`: the mount namespace, then one for each kind.
+    fn of(
+        fds: &mut impl Iterator<Item = OwnedFd>,
+        kinds: &[Kind],
+        user: Option<UserNamespace>,
+    ) -> Result<Self> {
+        let mut next = || {
+            let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
+            fds.next().ok_or_else(short).step(|| "receive the pod's namespaces".to_owned())
+        };
+        let mut pod = Self { mnt: next()?, user, net: None, ipc: None, uts: None, pid: None };
         for kind in kinds {
-            let fd = fds.next().ok_or_else(short).step(step)?;
+            let fd = next()?;
             match kind {
                 Kind::Net => pod.net = Some(fd),
                 Kind::Ipc => pod.ipc = Some(fd),
                 Kind::Uts => pod.uts = Some(fd),
-                Kind::Mnt | Kind::Pid | Kind::Cgroup => {}
+                Kind::Mnt | Kind::Pid | Kind::Cgroup | Kind::User => {}
             }
         }
         Ok(pod)
+    }
+
+    /// The own user namespace, if any.
+    #[must_use]
+    pub fn user(&self) -> Option<&UserNamespace> {
+        self.user.as_ref()
     }
 
     /// The small mount namespace.
@@ -148,10 +160,26 @@ impl PodNamespaces {
         let fds = [Some(self.mnt()), self.net(), self.ipc(), self.uts()];
         let mut keep = vec![0, 1, 2, theirs.as_raw_fd()];
         keep.extend(fds.iter().flatten().map(AsRawFd::as_raw_fd));
-        let args =
-            CloneArgs { namespaces: Kind::Pid.flag(), keep: Some(&keep), ..CloneArgs::default() };
-        let made = process::spawn(&args, || crate::child::init::run(self, ChildEnd::new(theirs)));
-        let Child { pid, pidfd } = made.step(|| "clone the pod's init".to_owned())?;
+        let Child { pid, pidfd } = match &self.user {
+            None => {
+                let args = CloneArgs {
+                    namespaces: Kind::Pid.flag(),
+                    keep: Some(&keep),
+                    ..CloneArgs::default()
+                };
+                let made =
+                    process::spawn(&args, || crate::child::init::run(self, ChildEnd::new(theirs)));
+                made.step(|| "clone the pod's init".to_owned())?
+            }
+            Some(user) => {
+                keep.push(user.as_fd().as_raw_fd());
+                let args = CloneArgs { keep: Some(&keep), ..CloneArgs::default() };
+                let made = process::spawn(&args, || {
+                    crate::child::init::bear(self, user, ChildEnd::new(theirs))
+                });
+                launch::born(made.step(|| "clone the pod's init".to_owned())?, &ours)?.child
+            }
+        };
         let told = sock::receive(ours.as_fd(), 8192, true);
         let ready = told.is_ok_and(|message| message.bytes == b"r");
         let namespace = ns::open(Path::new(&format!("/proc/{pid}/ns/pid")));
@@ -209,11 +237,87 @@ impl PodOptions {
     }
 }
 
-/// In the child: becomes the pod's namespaces.
-fn build(options: &PodOptions, kinds: &[Kind], sysctls: &[(PathBuf, String)]) -> Work<()> {
-    let all: Vec<Kind> = kinds.iter().copied().chain([Kind::Mnt]).collect();
-    ns::unshare(&all).doing(|| "unshare the pod's namespaces".to_owned())?;
-    small_root(options.shm_size)?;
+/// The mount namespace's kind, then these.
+fn all(kinds: &[Kind]) -> Vec<Kind> {
+    [Kind::Mnt].iter().chain(kinds).copied().collect()
+}
+
+/// Makes the user namespace, and those of `kinds` inside it, in a child that becomes its root:
+/// the kernel lets nobody else write the sysctls of an IPC namespace, not even the host's root.
+fn make_inside(
+    maps: &IdMaps,
+    options: &PodOptions,
+    kinds: &[Kind],
+    sysctls: &[(PathBuf, String)],
+) -> Result<(UserNamespace, Vec<OwnedFd>)> {
+    let (ours, theirs) = sock::message_pair().step(|| "make a socket".to_owned())?;
+    let keep = [0, 1, 2, theirs.as_raw_fd()];
+    let args = CloneArgs { keep: Some(&keep), ..CloneArgs::default() };
+    let child = user::spawn(&args, || {
+        say(ChildEnd::new(theirs), |end| {
+            end.wait_go()?;
+            user::become_root()?;
+            ns::unshare(kinds).doing(|| "unshare the pod's namespaces".to_owned())?;
+            settle(options, sysctls)?;
+            let all: Vec<Kind> = [Kind::User].iter().chain(kinds).copied().collect();
+            hand_over(end, &all)
+        })
+    })?;
+    let mapped = user::map(&child, maps)
+        .and_then(|()| wire::say_go(ours.as_fd()).step(|| "go on with the pod".to_owned()));
+    if let Err(err) = mapped {
+        // The child ends when nobody is there to tell it to go on.
+        drop(ours);
+        process::wait(child.pidfd.as_fd()).step(|| "wait for a child".to_owned())?;
+        return Err(err);
+    }
+    let mut fds = receive(&ours, &child)?;
+    let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    let fd = fds.next().ok_or_else(short).step(|| "receive the user namespace".to_owned())?;
+    Ok((UserNamespace::new(fd, maps.clone()), fds.collect()))
+}
+
+/// Makes the small mount namespace in a child that does `work`, in which it may use `fds`, and
+/// hands its namespaces over.
+fn make_small(
+    fds: &[OwnedFd],
+    work: impl FnOnce(&ChildEnd) -> Work<()>,
+) -> Result<impl Iterator<Item = OwnedFd>> {
+    let (ours, theirs) = sock::message_pair().step(|| "make a socket".to_owned())?;
+    let mut keep = vec![0, 1, 2, theirs.as_raw_fd()];
+    keep.extend(fds.iter().map(AsRawFd::as_raw_fd));
+    let args = CloneArgs { keep: Some(&keep), ..CloneArgs::default() };
+    let made = process::spawn(&args, || say(ChildEnd::new(theirs), work));
+    let child = made.step(|| "clone the pod's first child".to_owned())?;
+    receive(&ours, &child)
+}
+
+fn say(end: ChildEnd, work: impl FnOnce(&ChildEnd) -> Work<()>) -> i32 {
+    match work(&end) {
+        Ok(()) => 0,
+        Err(failure) => {
+            end.failed(&failure);
+            1
+        }
+    }
+}
+
+/// Waits for the child's end, and takes the descriptors it sent.
+fn receive(socket: &OwnedFd, child: &Child) -> Result<std::vec::IntoIter<OwnedFd>> {
+    let exit = process::wait(child.pidfd.as_fd()).step(|| "wait for a child".to_owned())?;
+    let status = ExitStatus::from(exit);
+    if status != ExitStatus::Code(0) {
+        return Err(match hear(socket.as_fd()) {
+            Ok(Said::Failed(failure)) => failure.into(),
+            _ => Error::Died { step: "make the pod's namespaces".into(), status },
+        });
+    }
+    let message = sock::receive(socket.as_fd(), 1, false);
+    Ok(message.step(|| "receive the pod's namespaces".to_owned())?.fds.into_iter())
+}
+
+/// In a child in the pod's new namespaces: their names and settings.
+fn settle(options: &PodOptions, sysctls: &[(PathBuf, String)]) -> Work<()> {
     if options.net {
         netif::bring_up("lo").doing(|| "bring lo up".to_owned())?;
     }
@@ -227,9 +331,11 @@ fn build(options: &PodOptions, kinds: &[Kind], sysctls: &[(PathBuf, String)]) ->
     Ok(())
 }
 
-/// Leaves the host's mounts behind for a tmpfs with what containers start from.
-fn small_root(shm_size: Option<u64>) -> Work<()> {
+/// Leaves the host's mounts behind for a tmpfs with what containers start from. `owner`: the
+/// host's numbers of the pod's root.
+fn small_root(shm_size: Option<u64>, owner: (u32, u32)) -> Work<()> {
     let whole = || "make the small mount namespace".to_owned();
+    ns::unshare(&[Kind::Mnt]).doing(whole)?;
     let host = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let host = host.doing(whole)?;
     let private =
@@ -243,11 +349,13 @@ fn small_root(shm_size: Option<u64>) -> Work<()> {
     put(&root, "proc", &new_fs("proc", &[], safe)?)?;
     put(&root, "sys", &new_fs("sysfs", &[], safe)?)?;
     if let Some(size) = shm_size {
-        let size = size.to_string();
-        put(&root, "shm", &new_fs("tmpfs", &[("mode", "1777"), ("size", &size)], safe)?)?;
+        let (size, uid, gid) = (size.to_string(), owner.0.to_string(), owner.1.to_string());
+        let options = [("mode", "1777"), ("size", &size), ("uid", &uid), ("gid", &gid)];
+        put(&root, "shm", &new_fs("tmpfs", &options, safe)?)?;
     }
     for name in ["rootfs", "layers"] {
-        rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o700)).doing(whole)?;
+        // For all to enter: the init of a pod with a user namespace has no right over it.
+        rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755)).doing(whole)?;
     }
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
     rustix::fs::openat(&root, "null", flags, Mode::empty()).doing(whole)?;
@@ -278,7 +386,7 @@ fn put(root: &OwnedFd, name: &str, mount: &OwnedFd) -> Work<()> {
 
 fn hand_over(end: &ChildEnd, kinds: &[Kind]) -> Work<()> {
     let mut fds = Vec::new();
-    for kind in [Kind::Mnt].iter().chain(kinds) {
+    for kind in kinds {
         let fd = ns::current(*kind);
         fds.push(fd.doing(|| format!("open the pod's {} namespace", kind.name()))?);
     }

@@ -28,6 +28,8 @@ pub(crate) enum Heard {
 #[derive(Debug)]
 pub(crate) struct Talk {
     child: Child,
+    /// Builds the child's root, from outside of its user namespace.
+    builder: Option<Child>,
     /// Set once it is reaped: the kernel knows nothing of it then.
     reaped: Cell<Option<ExitStatus>>,
     sync: Option<OwnedFd>,
@@ -41,6 +43,7 @@ impl Talk {
     pub(crate) fn new(child: Child, sync: OwnedFd) -> Self {
         Self {
             child,
+            builder: None,
             reaped: Cell::new(None),
             sync: Some(sync),
             executing: false,
@@ -48,6 +51,10 @@ impl Talk {
             terminal: None,
             warnings: Vec::new(),
         }
+    }
+
+    pub(crate) fn with_builder(self, builder: Child) -> Self {
+        Self { builder: Some(builder), ..self }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -73,11 +80,23 @@ impl Talk {
             match said {
                 Said::Warning(text) => self.warnings.push(text),
                 Said::Terminal(master) => self.terminal = Some(master),
-                Said::Ready => return Ok(Heard::Ready),
+                Said::Ready => {
+                    // Its work is done, and its last step was to say so.
+                    self.reap_builder()?;
+                    return Ok(Heard::Ready);
+                }
+                Said::Born(_) => {}
                 Said::Executing => self.executing = true,
-                Said::Failed(failure) => self.failure = Some(failure.into()),
+                // The first one is the cause; who waits for that one fails, too.
+                Said::Failed(failure) if self.failure.is_none() => {
+                    self.failure = Some(failure.into());
+                }
+                Said::Failed(_) => {}
                 Said::End => {
                     self.sync = None;
+                    // Both have closed it, so both are ending. Reaped first: the first process of
+                    // a PID namespace ends when all others there are gone.
+                    self.reap_builder()?;
                     if self.executing && self.failure.is_none() {
                         return Ok(Heard::Started);
                     }
@@ -129,6 +148,30 @@ impl Talk {
         }
         let status = process::peek_exit(self.pidfd());
         Ok(status.step(|| format!("look at process {}", self.pid()))?.map(ExitStatus::from))
+    }
+
+    /// Waits for the end of the builder, which is on its way there.
+    pub(crate) fn reap_builder(&mut self) -> Result<()> {
+        let Some(builder) = self.builder.take() else { return Ok(()) };
+        match process::wait(builder.pidfd.as_fd()) {
+            // ECHILD: taken for an orphan and reaped.
+            Err(err) if err.raw_os_error() != Some(10) => {
+                Err(err).step(|| format!("wait for process {}", builder.pid))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Kills the builder. `Busy`: it is stuck in the kernel longer than `patience`.
+    pub(crate) fn end_builder(&mut self, patience: Duration) -> Result<()> {
+        let Some(builder) = &self.builder else { return Ok(()) };
+        let step = || format!("wait for the end of process {}", builder.pid);
+        // ESRCH: it is reaped.
+        let _ = process::signal(builder.pidfd.as_fd(), 9);
+        if !process::wait_readable(&[builder.pidfd.as_fd()], Some(patience)).step(step)? {
+            return Err(io::Error::from(io::ErrorKind::ResourceBusy)).step(step);
+        }
+        self.reap_builder()
     }
 
     pub(crate) fn reap(&self) -> Result<Option<ExitStatus>> {

@@ -1,6 +1,7 @@
 //! What a child and its maker say to each other over their message socket.
 //!
-//! Child to maker: warnings, a terminal's master, `Ready` (at the gate), `Executing` (right before
+//! Child to maker: warnings, `Born` (the handle of a process that it made for its maker), a
+//! terminal's master, `Ready` (at the gate), `Executing` (right before
 //! execve), `Failed`. The socket is close-on-exec: its end after `Executing` means that the
 //! program runs. Maker to child: `Go` (the gate is open).
 
@@ -78,6 +79,8 @@ pub(crate) enum Said {
     Warning(String),
     /// The terminal's master side.
     Terminal(OwnedFd),
+    /// It made this process, a child of its maker.
+    Born(OwnedFd),
     /// Waits at the gate.
     Ready,
     /// About to execve.
@@ -107,6 +110,10 @@ impl ChildEnd {
 
     pub(crate) fn terminal(&self, master: BorrowedFd<'_>) -> Work<()> {
         self.send(b't', b"", &[master])
+    }
+
+    pub(crate) fn born(&self, pidfd: BorrowedFd<'_>) -> Work<()> {
+        self.send(b'b', b"", &[pidfd])
     }
 
     pub(crate) fn ready(&self) -> Work<()> {
@@ -163,6 +170,7 @@ pub(crate) fn hear(socket: BorrowedFd<'_>) -> io::Result<Said> {
     match (kind, message.fds.pop()) {
         (b'w', _) => Ok(Said::Warning(text())),
         (b't', Some(master)) => Ok(Said::Terminal(master)),
+        (b'b', Some(pidfd)) => Ok(Said::Born(pidfd)),
         (b'r', _) => Ok(Said::Ready),
         (b'x', _) => Ok(Said::Executing),
         (b's' | b'e', _) => failure(*kind, rest).map(Said::Failed),

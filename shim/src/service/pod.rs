@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use berth_container::{IdMaps, IdRange};
 use berth_proto::shim as proto;
 use prost::Message;
 
@@ -82,8 +83,25 @@ fn create_pod(shim: &mut Shim, payload: &[u8]) -> Answer {
         sysctls: request.sysctls.into_iter().collect(),
         shm_size: request.shm_size,
         cgroup_parent,
+        user: id_maps(&request.uid_mappings, &request.gid_mappings),
     })
     .map(Some)
+}
+
+/// What the pod's user namespace maps; the engine judges it.
+fn id_maps(uids: &[proto::IdRange], gids: &[proto::IdRange]) -> Option<IdMaps> {
+    if uids.is_empty() && gids.is_empty() {
+        return None;
+    }
+    let range = |range: &proto::IdRange| IdRange {
+        container: range.container_id,
+        host: range.host_id,
+        length: range.length,
+    };
+    Some(IdMaps {
+        uids: uids.iter().map(range).collect(),
+        gids: gids.iter().map(range).collect(),
+    })
 }
 
 fn inventory(shim: &Shim) -> Reply {

@@ -32,15 +32,16 @@ const LINKS: [(&str, &str); 6] = [
     ("core", "/proc/kcore"),
 ];
 
-pub(super) fn set_up(root: &Root, plan: &Plan<'_>) -> Work<()> {
+/// `owner`: the host's numbers of the container's root.
+pub(super) fn set_up(root: &Root, plan: &Plan<'_>, owner: (u32, u32)) -> Work<()> {
     for (path, major, minor) in DEFAULT {
         let path = PathBuf::from(path);
         // The spec's own entry for it says more.
         if plan.devices.iter().any(|device| device.path == path) {
             continue;
         }
-        let kind = DeviceKind::Char;
-        make(root, &Device { path, kind, major, minor, mode: 0o666, uid: 0, gid: 0 })?;
+        let (kind, (uid, gid)) = (DeviceKind::Char, owner);
+        make(root, &Device { path, kind, major, minor, mode: 0o666, uid, gid })?;
     }
     let dev = ensure(root, Path::new("/dev"), Leaf::Dir)?;
     for (name, target) in LINKS {
@@ -52,6 +53,8 @@ pub(super) fn set_up(root: &Root, plan: &Plan<'_>) -> Work<()> {
     Ok(())
 }
 
+/// Their owners are the host's also where the container has a user namespace: a disk must not
+/// become its root's own there.
 pub(super) fn make_devices(root: &Root, devices: &[Device]) -> Work<()> {
     devices.iter().try_for_each(|device| make(root, device))
 }

@@ -6,6 +6,7 @@
 
 mod dev;
 pub(crate) mod init;
+pub(crate) mod inside;
 mod mounts;
 pub(crate) mod program;
 mod protect;
@@ -19,6 +20,7 @@ use berth_sys::creds;
 use berth_sys::mount;
 use berth_sys::ns::{self, Kind};
 use berth_sys::process::{self, Stdio as Number};
+use berth_sys::pty::Pty;
 use berth_sys::root::Root;
 use rustix::fs::{FileType, Mode, OFlags};
 
@@ -26,6 +28,7 @@ use crate::cgroup::Cgroup;
 use crate::container::Stdio;
 use crate::plan::process::ProcessPlan;
 use crate::plan::{Place, Plan};
+use crate::user::{IdMaps, Users};
 use crate::wire::{ChildEnd, Doing, Failure, Work};
 
 /// What the child is given beside its plan.
@@ -35,7 +38,16 @@ pub(crate) struct Given<'a> {
     pub(crate) layout: &'a crate::cgroup::Layout,
     pub(crate) cgroup: &'a Cgroup,
     pub(crate) stdio: Stdio<'a>,
+    pub(crate) users: &'a Users<'a>,
     pub(crate) end: ChildEnd,
+}
+
+impl Given<'_> {
+    /// The host's numbers of the container's root.
+    fn owner(&self) -> Work<(u32, u32)> {
+        let root = self.users.own().map_or(Ok((0, 0)), |user| user.maps().root());
+        root.doing(|| "map the container's root".to_owned())
+    }
 }
 
 /// The child's whole life. Returns only when it failed.
@@ -49,30 +61,51 @@ pub(crate) fn run(plan: &Plan<'_>, given: &Given<'_>) -> i32 {
 }
 
 fn prepare(plan: &Plan<'_>, given: &Given<'_>) -> Work<()> {
-    begin(&plan.process, given.stdio, &[given.cgroup], &given.end)?;
-    let null = open_null()?;
-    let sources = mounts::open_sources(plan, given.layout)?;
-    let rootfs = rootfs::open(&plan.rootfs)?;
-    join(plan, given.small_ns)?;
-    let host_proc = open_dir("/proc")?;
-    protect::keep_null(null)?;
-    let root = rootfs::attach(rootfs)?;
-    mounts::attach_all(plan, sources, &root, given.layout)?;
+    begin(&plan.process, given.stdio, &[given.cgroup], None, &given.end)?;
+    let taken = take_from_host(plan, given)?;
+    join_shared(plan)?;
+    unshare_new(plan)?;
+    enter_small(given.small_ns)?;
+    protect::write_sysctls(open_dir("/proc")?.as_fd(), plan)?;
+    if let Some(console) = furnish(plan, given, taken)? {
+        terminal::announce(&console, &plan.process, &given.end)?;
+        terminal::adopt(&console.slave, &plan.process)?;
+    }
+    Ok(())
+}
+
+/// What a container takes from the host's mount namespace.
+struct Taken {
+    null: OwnedFd,
+    sources: Vec<mounts::Source>,
+    rootfs: rootfs::Opened,
+}
+
+/// On the host: takes it.
+fn take_from_host(plan: &Plan<'_>, given: &Given<'_>) -> Work<Taken> {
+    Ok(Taken {
+        null: open_null()?,
+        sources: mounts::open_sources(plan, given)?,
+        rootfs: rootfs::open(&plan.rootfs, given.users)?,
+    })
+}
+
+/// In a copy of the small mount namespace, in all the container's namespaces: makes its root file
+/// system and pivots into it. Gives the terminal, where one is asked for.
+fn furnish(plan: &Plan<'_>, given: &Given<'_>, taken: Taken) -> Work<Option<Pty>> {
+    protect::keep_null(taken.null)?;
+    let root = rootfs::attach(taken.rootfs)?;
+    mounts::attach_all(plan, taken.sources, &root, given)?;
     if plan.sets_up_dev() {
-        dev::set_up(&root, plan)?;
+        dev::set_up(&root, plan, given.owner()?)?;
     }
     dev::make_devices(&root, &plan.devices)?;
-    protect::write_sysctls(host_proc.as_fd(), plan)?;
-    drop(host_proc);
     let console = terminal::open(&root, plan)?;
     protect::read_only(&root, &plan.readonly)?;
     protect::mask(&root, &plan.masked)?;
     program::make_cwd(&root, &plan.process.cwd)?;
     rootfs::pivot(root, plan)?;
-    if let Some(console) = console {
-        terminal::take(console, &plan.process, &given.end)?;
-    }
-    Ok(())
+    Ok(console)
 }
 
 /// First steps of every child, container or exec, still on the host: its cgroups, so that all it
@@ -81,6 +114,7 @@ pub(crate) fn begin(
     process: &ProcessPlan,
     stdio: Stdio<'_>,
     cgroups: &[&Cgroup],
+    maps: Option<&IdMaps>,
     end: &ChildEnd,
 ) -> Work<()> {
     for cgroup in cgroups {
@@ -92,10 +126,16 @@ pub(crate) fn begin(
     if let Some(wanted) = process.oom_score_adj {
         program::set_oom_score(wanted, end)?;
     }
-    install_stdio(process, stdio)
+    if maps.is_some() {
+        program::raise_limits(process)?;
+    }
+    // Root of a user namespace is a user like others to the host.
+    let owner = maps.map_or(Some(process.uid), |maps| maps.host_uid(process.uid));
+    install_stdio(process, stdio, owner.filter(|uid| *uid != 0))
 }
 
-fn install_stdio(process: &ProcessPlan, stdio: Stdio<'_>) -> Work<()> {
+/// `owner`: whose the pipes are to be; `None`: they stay the maker's.
+fn install_stdio(process: &ProcessPlan, stdio: Stdio<'_>, owner: Option<u32>) -> Work<()> {
     let null = open_null_file()?;
     let terminal = process.terminal.is_some();
     let given =
@@ -109,8 +149,8 @@ fn install_stdio(process: &ProcessPlan, stdio: Stdio<'_>) -> Work<()> {
     }
     for (fd, number, is_given) in &lifted {
         process::install_stdio(fd.as_fd(), *number).doing(|| "set up stdio".to_owned())?;
-        if *is_given && process.uid != 0 {
-            give_to_user(fd.as_fd(), process.uid).doing(|| "set up stdio".to_owned())?;
+        if let Some(owner) = owner.filter(|_| *is_given) {
+            give_to_user(fd.as_fd(), owner).doing(|| "set up stdio".to_owned())?;
         }
     }
     Ok(())
@@ -147,8 +187,8 @@ pub(crate) fn open_dir(path: &str) -> Work<OwnedFd> {
     rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {path}"))
 }
 
-/// Into the namespaces of the plan, then into a copy of the small mount namespace.
-fn join(plan: &Plan<'_>, small_ns: BorrowedFd<'_>) -> Work<()> {
+/// Into the namespaces that others made, but for those that the clone or a later step joins.
+fn join_shared(plan: &Plan<'_>) -> Work<()> {
     let mut joined = Vec::new();
     for (kind, place) in &plan.namespaces.join {
         let step = || format!("join the {} namespace", kind.name());
@@ -166,11 +206,20 @@ fn join(plan: &Plan<'_>, small_ns: BorrowedFd<'_>) -> Work<()> {
         let step = || format!("join the {} namespace", kind.name());
         ns::join(fd.as_fd(), kind).doing(step)?;
     }
+    Ok(())
+}
+
+/// Into those of its own.
+fn unshare_new(plan: &Plan<'_>) -> Work<()> {
     // A cgroup namespace takes the groups its maker is in as its roots: those entered above.
     let made_here = |kind: &&Kind| **kind != Kind::Pid;
     let new: Vec<Kind> = plan.namespaces.new.iter().filter(made_here).copied().collect();
     ns::unshare(&new).doing(|| "unshare namespaces".to_owned())?;
-    name_host(plan)?;
+    name_host(plan)
+}
+
+/// Into a copy of the pod's small mount namespace.
+fn enter_small(small_ns: BorrowedFd<'_>) -> Work<()> {
     ns::join(small_ns, Kind::Mnt).doing(|| "join the small mount namespace".to_owned())?;
     ns::unshare(&[Kind::Mnt]).doing(|| "unshare the mount namespace".to_owned())
 }

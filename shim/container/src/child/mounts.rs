@@ -1,5 +1,6 @@
 //! The spec's mounts: taken from the host as detached copies, attached inside the root.
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,13 +9,14 @@ use std::path::Path;
 use berth_sys::mount::{self, Change, FsContext, Propagation};
 use berth_sys::ns::Kind;
 use berth_sys::root::{Leaf, Root, leaf_of};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
 
-use super::ensure;
+use super::{Given, ensure};
 use crate::cgroup::Layout;
-use crate::plan::mounts::{Attrs, MountKind, MountPlan};
+use crate::plan::mounts::{Attrs, Idmap, MountKind, MountPlan};
 use crate::plan::{Namespaces, Plan};
 use crate::pod::SHM;
+use crate::user::Users;
 use crate::wire::{Doing, Work, refuse};
 
 /// statfs(2) magic of procfs.
@@ -23,6 +25,9 @@ const PROC_MAGIC: u64 = 0x9fa0;
 /// Files of /proc that a mount may cover, as runc has it (for lxcfs): they only inform.
 const COVERABLE: [&str; 8] =
     ["cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo"];
+
+/// A file system's option, with its value if it has one.
+type FsOption = (String, Option<String>);
 
 /// What one mount takes from the host.
 #[derive(Debug)]
@@ -37,18 +42,22 @@ pub(super) enum Source {
 }
 
 /// On the host: one source for each mount, links followed.
-pub(super) fn open_sources(plan: &Plan<'_>, layout: &Layout) -> Work<Vec<Source>> {
-    plan.mounts.iter().map(|mount| open_source(mount, plan, layout)).collect()
+pub(super) fn open_sources(plan: &Plan<'_>, given: &Given<'_>) -> Work<Vec<Source>> {
+    plan.mounts.iter().map(|mount| open_source(mount, plan, given)).collect()
 }
 
-fn open_source(mount: &MountPlan, plan: &Plan<'_>, layout: &Layout) -> Work<Source> {
+fn open_source(mount: &MountPlan, plan: &Plan<'_>, given: &Given<'_>) -> Work<Source> {
+    let layout = given.layout;
     match &mount.kind {
         MountKind::Bind { source, recursive } => {
             if mount.propagation.iter().any(|(p, _)| *p == Propagation::Shared) {
                 check_shared(source, mount)?;
             }
-            let tree = mount::clone_tree(CWD, source, *recursive);
-            tree.map(Source::Tree).doing(|| mount.describe())
+            let tree = mount::clone_tree(CWD, source, *recursive).doing(|| mount.describe())?;
+            if let Some(idmap) = &mount.idmap {
+                map_ids(mount, idmap, &tree, given.users)?;
+            }
+            Ok(Source::Tree(tree))
         }
         MountKind::Cgroup if has_cgroup_ns(&plan.namespaces) => Ok(Source::Inside),
         MountKind::Cgroup => {
@@ -68,6 +77,17 @@ fn open_source(mount: &MountPlan, plan: &Plan<'_>, layout: &Layout) -> Work<Sour
             Ok(Source::Cgroups(trees))
         }
         _ => Ok(Source::Inside),
+    }
+}
+
+fn map_ids(mount: &MountPlan, idmap: &Idmap, tree: &OwnedFd, users: &Users<'_>) -> Work<()> {
+    let user = match &idmap.maps {
+        Some(maps) => users.that_maps(maps),
+        None => users.own(),
+    };
+    match user {
+        Some(user) => user.map_mount(tree.as_fd(), idmap.recursive, || mount.describe()),
+        None => refuse(mount.describe(), "no user namespace to map its ids by"),
     }
 }
 
@@ -102,25 +122,34 @@ pub(super) fn attach_all(
     plan: &Plan<'_>,
     sources: Vec<Source>,
     root: &Root,
-    layout: &Layout,
+    given: &Given<'_>,
 ) -> Work<()> {
     for (mount, source) in plan.mounts.iter().zip(sources) {
         match mount.kind {
-            MountKind::Cgroup => attach_cgroups(mount, source, root, layout)?,
-            _ => attach(mount, source, root)?,
+            MountKind::Cgroup => attach_cgroups(mount, source, root, given.layout)?,
+            _ => attach(mount, source, root, given)?,
         }
     }
     Ok(())
 }
 
-fn attach(mount: &MountPlan, source: Source, root: &Root) -> Work<()> {
+fn attach(mount: &MountPlan, source: Source, root: &Root, given: &Given<'_>) -> Work<()> {
     let tree = match (source, &mount.kind) {
         (Source::Tree(tree), _) => tree,
         (_, MountKind::PodShm) => {
             mount::clone_tree(CWD, Path::new(SHM), false).doing(|| mount.describe())?
         }
         (_, MountKind::Fs { kind, source, data }) => {
-            make_fs(kind, source, data, mount.attrs).doing(|| mount.describe())?
+            let data = host_ids(mount, data, given)?;
+            let tree = make_fs(kind, source, &data, mount.attrs).doing(|| mount.describe())?;
+            if kind.to_bytes() == b"devpts" && given.users.own().is_some() {
+                // The only one whose root is not its mounter's.
+                let (uid, gid) = given.owner()?;
+                let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+                rustix::fs::chownat(&tree, "", uid, gid, AtFlags::EMPTY_PATH)
+                    .doing(|| mount.describe())?;
+            }
+            tree
         }
         (_, MountKind::Bind { .. } | MountKind::Cgroup) => {
             return refuse(mount.describe(), "has no source");
@@ -129,6 +158,34 @@ fn attach(mount: &MountPlan, source: Source, root: &Root) -> Work<()> {
     configure(mount, tree.as_fd()).doing(|| mount.describe())?;
     let target = target(mount, root, leaf_of(tree.as_fd()).doing(|| mount.describe())?)?;
     mount::attach(tree.as_fd(), target.as_fd()).doing(|| mount.describe())
+}
+
+/// File systems are mounted from outside of the container's user namespace: the ids in their
+/// options are the host's.
+fn host_ids<'d>(
+    mount: &MountPlan,
+    data: &'d [FsOption],
+    given: &Given<'_>,
+) -> Work<Cow<'d, [FsOption]>> {
+    let Some(user) = given.users.own() else { return Ok(Cow::Borrowed(data)) };
+    let mut mapped = data.to_vec();
+    for (key, value) in &mut mapped {
+        let id = value.as_deref().and_then(|value| value.parse::<u32>().ok());
+        let host = match (key.as_str(), id) {
+            ("uid", Some(id)) => user.maps().host_uid(id),
+            ("gid", Some(id)) => user.maps().host_gid(id),
+            _ => continue,
+        };
+        match host {
+            Some(host) => *value = Some(host.to_string()),
+            None => {
+                let text = format!("{key}={}", value.as_deref().unwrap_or_default());
+                let why = format!("{text} is not mapped in the user namespace");
+                return refuse(mount.describe(), &why);
+            }
+        }
+    }
+    Ok(Cow::Owned(mapped))
 }
 
 fn make_fs(

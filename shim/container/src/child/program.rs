@@ -43,6 +43,19 @@ pub(crate) fn let_go(end: &ChildEnd) {
     process::keep_only(&[stdin(), stdout(), stderr(), end.as_fd()]);
 }
 
+/// Raises the hard limits as far as they will be set: in a user namespace nobody may.
+pub(super) fn raise_limits(plan: &ProcessPlan) -> Work<()> {
+    for limit in &plan.rlimits {
+        let step = || format!("raise {}", limit.name);
+        let have = creds::rlimit(limit.resource).doing(step)?;
+        if limit.hard > have.hard {
+            // What the host doesn't allow is told when the limit is set.
+            let _ = creds::set_rlimit(limit.resource, Rlimit { hard: limit.hard, ..have });
+        }
+    }
+    Ok(())
+}
+
 /// Everything of `process` but its program. The environment for it.
 pub(crate) fn become_process(plan: &ProcessPlan, end: &ChildEnd) -> Work<Vec<CString>> {
     let env = environment(plan)?;

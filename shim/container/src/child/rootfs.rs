@@ -10,33 +10,55 @@ use berth_sys::root::Root;
 use crate::plan::Plan;
 use crate::pod::{LAYERS, ROOTFS};
 use crate::rootfs::{Overlay, Rootfs};
-use crate::wire::{Doing, Work};
+use crate::user::{UserNamespace, Users};
+use crate::wire::{Doing, Work, refuse};
 
 /// A root taken from the host's mount namespace.
 #[derive(Debug)]
 pub(super) enum Opened {
     /// Ready to attach.
     Detached(OwnedFd),
-    /// An overlay for a kernel that only mounts it by path: the layers' common parent, detached,
-    /// and mount(2)'s option text with names relative to it.
-    ByPath { parent: OwnedFd, options: String, asked: String },
+    /// An overlay to be mounted where its layers' common parent, which is detached, is attached
+    /// for a moment: for a kernel that only mounts it by path, or with the parent's ids mapped.
+    Layers(Box<Layers>),
+}
+
+/// The layers of an overlay that is not mounted yet.
+#[derive(Debug)]
+pub(super) struct Layers {
+    parent: OwnedFd,
+    overlay: Overlay,
+    names: Names,
 }
 
 /// On the host: makes it.
-pub(super) fn open(rootfs: &Rootfs) -> Work<Opened> {
+pub(super) fn open(rootfs: &Rootfs, users: &Users<'_>) -> Work<Opened> {
     match rootfs {
         Rootfs::Directory(path) => {
             let tree = mount::clone_tree(rustix::fs::CWD, path, true);
             tree.map(Opened::Detached).doing(|| format!("open root directory {}", path.display()))
         }
         Rootfs::Overlay(overlay) => {
-            open_overlay(overlay).doing(|| "mount the overlay root file system".to_owned())
+            let names = Names::of(overlay);
+            match &overlay.idmap {
+                Some(maps) => open_mapped(overlay, names, users.that_maps(maps)),
+                None => open_overlay(overlay, names)
+                    .doing(|| "mount the overlay root file system".to_owned()),
+            }
         }
     }
 }
 
-fn open_overlay(overlay: &Overlay) -> io::Result<Opened> {
-    let names = Names::of(overlay);
+/// One mapped mount for all layers, not one for each.
+fn open_mapped(overlay: &Overlay, names: Names, user: Option<&UserNamespace>) -> Work<Opened> {
+    let what = || format!("map the ids of the layers in {}", names.parent.display());
+    let Some(user) = user else { return refuse(what(), "no user namespace to map them by") };
+    let parent = mount::clone_tree(rustix::fs::CWD, &names.parent, false).doing(what)?;
+    user.map_mount(parent.as_fd(), false, what)?;
+    Ok(Opened::Layers(Box::new(Layers { parent, overlay: overlay.clone(), names })))
+}
+
+fn open_overlay(overlay: &Overlay, names: Names) -> io::Result<Opened> {
     // Short names: fsconfig(2) takes values of at most 255 bytes.
     rustix::process::chdir(&names.parent)?;
     let made = match overlay.by_path {
@@ -51,8 +73,8 @@ fn open_overlay(overlay: &Overlay) -> io::Result<Opened> {
         _ => {}
     }
     let parent = mount::clone_tree(rustix::fs::CWD, &names.parent, true)?;
-    let asked = overlay.options.join(",");
-    Ok(Opened::ByPath { parent, options: names.options(overlay), asked })
+    let overlay = Overlay { by_path: true, ..overlay.clone() };
+    Ok(Opened::Layers(Box::new(Layers { parent, overlay, names })))
 }
 
 fn overlay_by_fsconfig(overlay: &Overlay, names: &Names) -> io::Result<OwnedFd> {
@@ -83,7 +105,7 @@ fn has_append() -> io::Result<bool> {
 
 /// The paths of an overlay as names relative to their common parent.
 #[derive(Debug, PartialEq, Eq)]
-struct Names {
+pub(super) struct Names {
     parent: PathBuf,
     lower: Vec<PathBuf>,
     upper: Option<(PathBuf, PathBuf)>,
@@ -146,9 +168,10 @@ pub(super) fn attach(opened: Opened) -> Work<Root> {
     let spot = super::open_dir(ROOTFS)?;
     match opened {
         Opened::Detached(tree) => mount::attach(tree.as_fd(), spot.as_fd()).doing(step)?,
-        Opened::ByPath { parent, options, asked } => {
+        Opened::Layers(layers) => {
             // mount(2) says no more than "invalid argument".
-            mount_by_path(&parent, &options)
+            let asked = layers.overlay.options.join(",");
+            mount_layers(&layers, &spot)
                 .doing(|| format!("mount the overlay root file system ({asked})"))?;
         }
     }
@@ -161,15 +184,30 @@ pub(super) fn attach(opened: Opened) -> Work<Root> {
 
 /// Layers must lie in the mounter's own namespace, so their parent is attached for the moment of
 /// the mount.
-fn mount_by_path(parent: &OwnedFd, options: &str) -> io::Result<()> {
+fn mount_layers(layers: &Layers, target: &OwnedFd) -> io::Result<()> {
+    let Layers { parent, overlay, names } = layers;
     let spot = Root::open_dir(Path::new(LAYERS))?;
     mount::attach(parent.as_fd(), spot.as_fd())?;
     rustix::process::chdir(LAYERS)?;
-    let data = std::ffi::CString::new(options)?;
-    let mounted = mount::mount_at(Path::new(ROOTFS), c"overlay", 0, &data);
+    let mounted = match overlay.by_path {
+        false => overlay_by_fsconfig(overlay, names)
+            .and_then(|tree| mount::attach(tree.as_fd(), target.as_fd())),
+        true => mount_by_path(overlay, names),
+    };
+    let mounted = match mounted {
+        Err(err) if !overlay.by_path && mount::errno(&err) == 22 && !has_append()? => {
+            mount_by_path(overlay, names)
+        }
+        other => other,
+    };
     rustix::process::chdir("/")?;
     mount::detach(Path::new(LAYERS))?;
     mounted
+}
+
+fn mount_by_path(overlay: &Overlay, names: &Names) -> io::Result<()> {
+    let data = std::ffi::CString::new(names.options(overlay))?;
+    mount::mount_at(Path::new(ROOTFS), c"overlay", 0, &data)
 }
 
 /// Makes the root read only or shared as asked, then the root of this process.
@@ -203,7 +241,7 @@ mod tests {
             lower: vec!["/v/image/l/aa".into(), "/v/image/l/b:b".into()],
             upper: Some(("/v/image/rw/x/fs".into(), "/v/image/rw/x/work".into())),
             options: vec!["volatile".into(), "index=off".into()],
-            by_path: false,
+            ..Overlay::default()
         };
         let names = Names::of(&overlay);
         assert_eq!(names.parent, Path::new("/v/image"));

@@ -38,16 +38,22 @@ pub(crate) fn make(root: &Root) -> Work<Pty> {
     pty::from_ptmx(ptmx).doing(step)
 }
 
-/// Makes it this session's, its user's, and descriptors 0 to 2; hands the master over.
-pub(crate) fn take(pty: Pty, plan: &ProcessPlan, end: &ChildEnd) -> Work<()> {
+/// Gives it its size, and hands the master over.
+pub(crate) fn announce(pty: &Pty, plan: &ProcessPlan, end: &ChildEnd) -> Work<()> {
     let step = || "set up the terminal".to_owned();
     if let Some((columns, rows)) = plan.terminal.filter(|size| *size != (0, 0)) {
         pty::set_size(pty.master.as_fd(), columns, rows).doing(step)?;
     }
-    rustix::fs::fchown(&pty.slave, Some(Uid::from_raw(plan.uid)), None).doing(step)?;
-    pty::set_controlling(pty.slave.as_fd()).doing(step)?;
-    for number in [Number::In, Number::Out, Number::Err] {
-        process::install_stdio(pty.slave.as_fd(), number).doing(step)?;
-    }
     end.terminal(pty.master.as_fd())
+}
+
+/// Makes it this session's, its user's, and descriptors 0 to 2.
+pub(crate) fn adopt(slave: &OwnedFd, plan: &ProcessPlan) -> Work<()> {
+    let step = || "set up the terminal".to_owned();
+    rustix::fs::fchown(slave, Some(Uid::from_raw(plan.uid)), None).doing(step)?;
+    pty::set_controlling(slave.as_fd()).doing(step)?;
+    for number in [Number::In, Number::Out, Number::Err] {
+        process::install_stdio(slave.as_fd(), number).doing(step)?;
+    }
+    Ok(())
 }

@@ -11,11 +11,14 @@ use std::path::{Path, PathBuf};
 
 use berth_sys::mount::Propagation;
 use berth_sys::ns::Kind;
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxDevice, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, Spec,
+};
 
 use crate::container::CreateRequest;
 use crate::error::{Error, Result};
 use crate::rootfs::Rootfs;
+use crate::user::{IdMaps, IdRange, UserNamespace};
 use mounts::MountPlan;
 use process::ProcessPlan;
 
@@ -31,6 +34,17 @@ pub(crate) enum Place<'a> {
     Pod(BorrowedFd<'a>),
 }
 
+/// Where a container's user namespace is found.
+#[derive(Debug)]
+pub(crate) enum UserPlace<'a> {
+    /// To be made.
+    New(IdMaps),
+    /// A file on the host.
+    Path(PathBuf),
+    /// The pod's.
+    Pod(&'a UserNamespace),
+}
+
 /// Namespaces of the first process. Kinds in neither list stay the host's. Mount is always new.
 #[derive(Debug, Default)]
 pub(crate) struct Namespaces<'a> {
@@ -41,12 +55,6 @@ pub(crate) struct Namespaces<'a> {
 impl Namespaces<'_> {
     pub(crate) fn makes(&self, kind: Kind) -> bool {
         self.new.contains(&kind)
-    }
-
-    /// All kinds that aren't the host's, mount included.
-    pub(crate) fn kinds(&self) -> Vec<Kind> {
-        let joined = self.join.iter().map(|(kind, _)| *kind);
-        self.new.iter().copied().chain(joined).chain([Kind::Mnt]).collect()
     }
 
     fn has(&self, kind: Kind) -> bool {
@@ -82,6 +90,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) root_propagation: Option<(Propagation, bool)>,
     pub(crate) mounts: Vec<MountPlan>,
     pub(crate) namespaces: Namespaces<'a>,
+    pub(crate) user: Option<UserPlace<'a>>,
     pub(crate) hostname: Option<String>,
     pub(crate) domainname: Option<String>,
     /// Paths below /proc/sys, and values.
@@ -101,6 +110,7 @@ impl<'a> Plan<'a> {
         let linux = spec.linux().as_ref().unwrap_or(&none);
         refuse(spec, linux)?;
         let namespaces = namespaces(linux, request)?;
+        let user = user(linux, request)?;
         let hostname = spec.hostname().clone().filter(|name| !name.is_empty());
         let domainname = spec.domainname().clone().filter(|name| !name.is_empty());
         for (field, name) in [("hostname", &hostname), ("domainname", &domainname)] {
@@ -112,7 +122,7 @@ impl<'a> Plan<'a> {
         let sysctls = sysctls(linux.sysctl().iter().flatten(), &own, "linux.sysctl.")?;
         let process = spec.process().as_ref().ok_or_else(|| invalid("process", "missing"))?;
         let paths = |all: &Option<Vec<String>>| all.iter().flatten().map(PathBuf::from).collect();
-        Ok(Self {
+        Self {
             rootfs: rootfs(request)?,
             readonly_root: spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false),
             root_propagation: linux
@@ -126,6 +136,7 @@ impl<'a> Plan<'a> {
                 .transpose()?,
             mounts: mounts::read(spec.mounts().as_deref().unwrap_or_default())?,
             namespaces,
+            user,
             hostname,
             domainname,
             sysctls,
@@ -137,7 +148,65 @@ impl<'a> Plan<'a> {
                 .cgroups_path()
                 .clone()
                 .ok_or_else(|| invalid("linux.cgroupsPath", "missing"))?,
-        })
+        }
+        .refuse_shared()
+    }
+
+    /// All kinds of namespaces that aren't the host's, mount included.
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        let joined = self.namespaces.join.iter().map(|(kind, _)| *kind);
+        let all = self.namespaces.new.iter().copied().chain(joined).chain([Kind::Mnt]);
+        all.chain(self.user.as_ref().map(|_| Kind::User)).collect()
+    }
+
+    /// The mounts of a user namespace can't reach its owner's: the kernel turns shared ones into
+    /// slaves on the way.
+    fn refuse_shared(self) -> Result<Self> {
+        if self.user.is_none() {
+            return Ok(self);
+        }
+        let shared = |(propagation, _): &(Propagation, bool)| *propagation == Propagation::Shared;
+        let why = "shared: what is mounted in a user namespace can't be seen outside of it";
+        if self.root_propagation.as_ref().is_some_and(shared) {
+            return Err(invalid("linux.rootfsPropagation", why));
+        }
+        match self.mounts.iter().position(|mount| mount.propagation.iter().any(shared)) {
+            Some(at) => Err(invalid(format!("mounts[{at}].options"), why)),
+            None => Ok(self),
+        }
+    }
+
+    /// The maps that some mount asks for by itself.
+    pub(crate) fn mapped(&self) -> impl Iterator<Item = &IdMaps> {
+        let root = match &self.rootfs {
+            Rootfs::Overlay(overlay) => overlay.idmap.as_ref(),
+            Rootfs::Directory(_) => None,
+        };
+        let mounts = self.mounts.iter().filter_map(|mount| mount.idmap.as_ref()?.maps.as_ref());
+        root.into_iter().chain(mounts)
+    }
+
+    /// Refuses what a container with such a user namespace, or none, can't have.
+    pub(crate) fn check_ids(&self, maps: Option<&IdMaps>) -> Result<()> {
+        self.process.check_ids(maps, "process")?;
+        let asks = |mount: &MountPlan| mount.idmap.as_ref().is_some_and(|own| own.maps.is_none());
+        match (maps, self.mounts.iter().position(asks)) {
+            (None, Some(at)) => {
+                let why = "idmap without uidMappings, and without a user namespace";
+                Err(invalid(format!("mounts[{at}].options"), why))
+            }
+            (Some(maps), _) => {
+                let field = |name: &str| format!("linux.{name}");
+                if maps.host_uid(0).is_none() {
+                    return Err(invalid(field("uidMappings"), "0 is not mapped"));
+                }
+                if maps.host_gid(0).is_none() {
+                    return Err(invalid(field("gidMappings"), "0 is not mapped"));
+                }
+                Ok(())
+            }
+            (None, None) => Ok(()),
+        }
     }
 
     /// Devices and links in /dev are made unless the host's /dev is bound there.
@@ -155,8 +224,6 @@ fn refuse(spec: &Spec, linux: &Linux) -> Result<()> {
     let asked = [
         ("hooks", spec.hooks().as_ref().is_some_and(has_hooks)),
         ("linux.seccomp", linux.seccomp().is_some()),
-        ("linux.uidMappings", some(linux.uid_mappings())),
-        ("linux.gidMappings", some(linux.gid_mappings())),
         ("linux.mountLabel", linux.mount_label().as_ref().is_some_and(|l| !l.is_empty())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.personality", linux.personality().is_some()),
@@ -199,6 +266,9 @@ fn namespaces<'a>(linux: &Linux, request: &CreateRequest<'a>) -> Result<Namespac
     let mut all = Namespaces::default();
     for (at, entry) in linux.namespaces().iter().flatten().enumerate() {
         let field = format!("linux.namespaces[{at}]");
+        if entry.typ() == LinuxNamespaceType::User {
+            continue;
+        }
         let kind = kind_of(entry.typ()).ok_or_else(|| {
             invalid(&field, format!("type {}: not supported by this engine yet", entry.typ()))
         })?;
@@ -225,13 +295,57 @@ fn namespaces<'a>(linux: &Linux, request: &CreateRequest<'a>) -> Result<Namespac
     Ok(all)
 }
 
+fn user<'a>(linux: &Linux, request: &CreateRequest<'a>) -> Result<Option<UserPlace<'a>>> {
+    let (uids, gids) = (linux.uid_mappings(), linux.gid_mappings());
+    let maps = IdMaps { uids: ranges(uids), gids: ranges(gids) };
+    let given = some(uids) || some(gids);
+    let all = linux.namespaces().iter().flatten().enumerate();
+    let mut entries = all.filter(|(_, entry)| entry.typ() == LinuxNamespaceType::User);
+    let Some((at, entry)) = entries.next() else {
+        return match given {
+            true => Err(invalid("linux.uidMappings", "set without a user namespace")),
+            false => Ok(None),
+        };
+    };
+    if let Some((again, _)) = entries.next() {
+        return Err(invalid(format!("linux.namespaces[{again}]"), "type user twice"));
+    }
+    let field = format!("linux.namespaces[{at}]");
+    let place = match entry.path().as_deref().filter(|path| !path.as_os_str().is_empty()) {
+        None => {
+            maps.check(|name| format!("linux.{name}"))?;
+            return Ok(Some(UserPlace::New(maps)));
+        }
+        Some(path) if path == Path::new(POD) => {
+            let user = request.pod.user();
+            let why = "the pod has no such namespace of its own";
+            UserPlace::Pod(user.ok_or_else(|| invalid(field, why))?)
+        }
+        Some(path) => UserPlace::Path(path.to_owned()),
+    };
+    match given {
+        true => Err(invalid("linux.uidMappings", "set, but the user namespace is joined")),
+        false => Ok(Some(place)),
+    }
+}
+
+/// A list of mappings; absent means empty.
+pub(crate) fn ranges(lines: &Option<Vec<LinuxIdMapping>>) -> Vec<IdRange> {
+    let range = |line: &LinuxIdMapping| IdRange {
+        container: line.container_id(),
+        host: line.host_id(),
+        length: line.size(),
+    };
+    lines.iter().flatten().map(range).collect()
+}
+
 fn pod_fd<'a>(request: &CreateRequest<'a>, kind: Kind) -> Option<BorrowedFd<'a>> {
     match kind {
         Kind::Net => request.pod.net(),
         Kind::Ipc => request.pod.ipc(),
         Kind::Uts => request.pod.uts(),
         Kind::Pid => request.pod.pid(),
-        Kind::Mnt | Kind::Cgroup => None,
+        Kind::Mnt | Kind::Cgroup | Kind::User => None,
     }
 }
 

@@ -8,6 +8,7 @@ use oci_spec::runtime::Mount;
 
 use super::{c_string, invalid};
 use crate::error::Result;
+use crate::user::IdMaps;
 
 /// Source that stands for the pod's /dev/shm.
 const POD_SHM: &str = "pod:shm";
@@ -43,6 +44,17 @@ pub(crate) struct MountPlan {
     pub(crate) recursive_attrs: Attrs,
     /// None given: private, recursively.
     pub(crate) propagation: Vec<(Propagation, bool)>,
+    /// How its ids are mapped; binds only.
+    pub(crate) idmap: Option<Idmap>,
+}
+
+/// The ids of a bind mount, mapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Idmap {
+    /// `None`: as the container's user namespace maps.
+    pub(crate) maps: Option<IdMaps>,
+    /// The mounts below it too.
+    pub(crate) recursive: bool,
 }
 
 impl MountPlan {
@@ -77,9 +89,6 @@ fn read_one(at: usize, mount: &Mount) -> Result<MountPlan> {
     if destination.components().any(|c| c == Component::ParentDir) {
         return Err(invalid(field("destination"), format!("{:?} contains ..", destination)));
     }
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(invalid(field("uidMappings"), "not supported by this engine yet"));
-    }
     let mut words = Words::default();
     for word in mount.options().iter().flatten() {
         words.take(word).map_err(|why| {
@@ -87,8 +96,10 @@ fn read_one(at: usize, mount: &Mount) -> Result<MountPlan> {
         })?;
     }
     let kind = kind_of(mount, &mut words, &field)?;
+    let idmap = idmap(mount, &words, &kind, &field)?;
     let plan = MountPlan {
         destination,
+        idmap,
         kind,
         attrs: words.attrs,
         recursive_attrs: words.recursive_attrs,
@@ -102,6 +113,29 @@ fn read_one(at: usize, mount: &Mount) -> Result<MountPlan> {
         }
         None => Ok(plan),
     }
+}
+
+/// OCI runtime spec, "Linux mount options": the mount's own mappings, else the container's.
+fn idmap(
+    mount: &Mount,
+    words: &Words,
+    kind: &MountKind,
+    field: &dyn Fn(&str) -> String,
+) -> Result<Option<Idmap>> {
+    let (uids, gids) = (mount.uid_mappings(), mount.gid_mappings());
+    let given = uids.is_some() || gids.is_some();
+    if !given && words.idmap.is_none() {
+        return Ok(None);
+    }
+    if !matches!(kind, MountKind::Bind { .. }) {
+        let name = if given { "uidMappings" } else { "options" };
+        return Err(invalid(field(name), "ids of bind mounts only can be mapped"));
+    }
+    let maps = given.then(|| IdMaps { uids: super::ranges(uids), gids: super::ranges(gids) });
+    if let Some(maps) = &maps {
+        maps.check(field)?;
+    }
+    Ok(Some(Idmap { maps, recursive: words.idmap.unwrap_or(false) }))
 }
 
 fn kind_of(mount: &Mount, words: &mut Words, field: &dyn Fn(&str) -> String) -> Result<MountKind> {
@@ -146,6 +180,8 @@ pub(crate) fn propagation(word: &str) -> Option<(Propagation, bool)> {
 #[derive(Debug, Default)]
 struct Words {
     bind: Option<bool>,
+    /// Whether recursively.
+    idmap: Option<bool>,
     attrs: Attrs,
     recursive_attrs: Attrs,
     propagation: Vec<(Propagation, bool)>,
@@ -158,7 +194,9 @@ impl Words {
             "defaults" | "" => {}
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
-            "remount" | "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink" => {
+            "idmap" => self.idmap = Some(false),
+            "ridmap" => self.idmap = Some(true),
+            "remount" | "tmpcopyup" | "copy-symlink" => {
                 return Err("not supported by this engine yet");
             }
             // The superblock's, or old words without a meaning of today.
@@ -271,6 +309,21 @@ mod tests {
     }
 
     #[test]
+    fn mapped_ids_are_the_mounts_own_or_the_containers() {
+        let bind = |extra: serde_json::Value| {
+            let mut json = serde_json::json!({"destination": "/x", "type": "bind", "source": "/y"});
+            json.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            plan(json).unwrap().idmap
+        };
+        assert_eq!(bind(serde_json::json!({})), None);
+        let of_container = bind(serde_json::json!({"options": ["ridmap"]}));
+        assert_eq!(of_container, Some(Idmap { maps: None, recursive: true }));
+        let lines = serde_json::json!([{"containerID": 0, "hostID": 7, "size": 9}]);
+        let own = bind(serde_json::json!({"uidMappings": lines, "gidMappings": lines})).unwrap();
+        assert_eq!((own.maps.unwrap().host_uid(1), own.recursive), (Some(8), false));
+    }
+
+    #[test]
     fn what_makes_no_sense_names_its_field() {
         let cases = [
             (
@@ -287,8 +340,13 @@ mod tests {
                 "mounts[3].options: \"bnd\"",
             ),
             (
-                serde_json::json!({"destination": "/x", "type": "bind", "source": "/y", "options": ["idmap"]}),
-                "mounts[3].options: \"idmap\"",
+                serde_json::json!({"destination": "/x", "type": "tmpfs", "options": ["idmap"]}),
+                "mounts[3].options: ids of bind mounts only",
+            ),
+            (
+                serde_json::json!({"destination": "/x", "type": "bind", "source": "/y",
+                    "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}),
+                "mounts[3].gidMappings: missing",
             ),
         ];
         for (json, field) in cases {

@@ -11,6 +11,7 @@ use oci_spec::runtime::{
 
 use super::{c_string, invalid};
 use crate::error::Result;
+use crate::user::IdMaps;
 
 /// A limit to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,27 @@ impl ProcessPlan {
             oom_score_adj: process.oom_score_adj(),
             terminal: terminal(process),
         })
+    }
+}
+
+impl ProcessPlan {
+    /// Refuses ids that nobody has in the user namespace.
+    pub(crate) fn check_ids(&self, maps: Option<&IdMaps>, field: &str) -> Result<()> {
+        let Some(maps) = maps else { return Ok(()) };
+        let refuse = |name: &str, id: u32| {
+            let field = format!("{field}.user.{name}");
+            Err(invalid(field, format!("{id} is not mapped in the user namespace")))
+        };
+        if maps.host_uid(self.uid).is_none() {
+            return refuse("uid", self.uid);
+        }
+        if maps.host_gid(self.gid).is_none() {
+            return refuse("gid", self.gid);
+        }
+        match self.groups.iter().find(|gid| maps.host_gid(**gid).is_none()) {
+            Some(gid) => refuse("additionalGids", *gid),
+            None => Ok(()),
+        }
     }
 }
 

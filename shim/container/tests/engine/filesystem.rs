@@ -356,7 +356,7 @@ fn cgroup_view() {
 }
 
 /// `count` layers, the root's files in the lowest, each with a file of its own.
-fn layers(bench: &Bench, count: usize) -> Overlay {
+pub(crate) fn layers(bench: &Bench, count: usize) -> Overlay {
     let dir = bench.dir.join("image/l");
     let mut lower = vec![bench.rootfs()];
     for n in 1..count {
@@ -372,7 +372,13 @@ fn layers(bench: &Bench, count: usize) -> Overlay {
         fs::create_dir_all(dir).unwrap();
     }
     let options = ["volatile", "index=off", "metacopy=off"].map(str::to_owned).to_vec();
-    Overlay { lower, upper: Some((upper, work)), options, by_path: false }
+    let mut overlay = Overlay { lower, upper: Some((upper, work)), options, ..Overlay::default() };
+    if bench.pod.user().is_some() {
+        // What lies there is the root's own.
+        super::setup::give(&bench.rootfs(), 0);
+        overlay.idmap = bench.pod.user().map(|user| user.maps().clone());
+    }
+    overlay
 }
 
 fn check_overlay(bench: &Bench, count: usize, by_path: bool) {

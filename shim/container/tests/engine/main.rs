@@ -19,9 +19,11 @@ mod pods;
 mod processes;
 mod setup;
 mod speed;
+mod users;
 
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 
 use berth_sys::mount::{self, Change, Propagation};
 use berth_sys::ns::{self, Kind};
@@ -43,10 +45,19 @@ fn main() {
     }
     let mut failed = Vec::new();
     set_root(Propagation::Private);
-    let all = [basics::CASES, cgroups::CASES, filesystem::CASES, pods::CASES, processes::CASES];
+    let all = [
+        basics::CASES,
+        cgroups::CASES,
+        filesystem::CASES,
+        pods::CASES,
+        processes::CASES,
+        users::CASES,
+    ];
     run(&all.concat(), "", &wanted, &mut failed);
     set_root(Propagation::Shared);
     run(filesystem::CASES, " (the host's root is shared)", &wanted, &mut failed);
+    setup::USERS.store(true, Ordering::Relaxed);
+    run(&all.concat(), " (in a user namespace)", &wanted, &mut failed);
     println!("{} failed {failed:?}", failed.len());
     assert!(failed.is_empty());
 }
@@ -61,6 +72,11 @@ fn set_root(propagation: Propagation) {
 
 fn run(cases: &[Case], how: &str, wanted: &[String], failed: &mut Vec<String>) {
     for (name, case) in cases {
+        let other = setup::USERS.load(Ordering::Relaxed);
+        if let Some((_, why)) = users::OTHERWISE.iter().find(|(case, _)| other && case == name) {
+            println!("n/a  {name}{how}: {why}");
+            continue;
+        }
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }

@@ -3,9 +3,9 @@
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{lchown, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use berth_container::{
@@ -16,8 +16,13 @@ use berth_sys::process;
 use oci_spec::runtime::{Process, Spec};
 use serde_json::{Value, json};
 
+use super::users;
+
 /// Longer than anything here takes, shorter than a person waits.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// Whether pods that don't say have a user namespace.
+pub(crate) static USERS: AtomicBool = AtomicBool::new(false);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -42,7 +47,10 @@ impl Bench {
         })
     }
 
-    pub(crate) fn with(options: PodOptions) -> Self {
+    pub(crate) fn with(mut options: PodOptions) -> Self {
+        if USERS.load(Ordering::Relaxed) && options.user.is_none() {
+            options.user = Some(users::maps(users::HOST));
+        }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("berth-test-{}-{number}", std::process::id());
         let dir = Path::new("/tmp").join(&name);
@@ -59,6 +67,9 @@ impl Bench {
         fs::create_dir_all(&etc).unwrap();
         fs::write(etc.join("passwd"), "root:x:0:0:root:/root:/bin/sh\nu:x:1000:1000::/home/u:\n")
             .unwrap();
+        if let Some(maps) = &options.user {
+            give(&dir.join("rootfs"), maps.host_uid(0).unwrap());
+        }
         Self {
             dir,
             pod: PodNamespaces::create(&options).unwrap(),
@@ -78,7 +89,7 @@ impl Bench {
     /// What a daemon would write for a plain pod container running this shell script.
     pub(crate) fn spec(&self, script: &str) -> Value {
         let caps = json!(["CAP_CHOWN", "CAP_SETUID", "CAP_SETGID", "CAP_NET_BIND_SERVICE"]);
-        json!({
+        let mut spec = json!({
             "ociVersion": "1.2.0",
             "root": {"path": "rootfs"},
             "process": {
@@ -114,7 +125,12 @@ impl Bench {
                     {"type": "network", "path": "pod:"},
                 ],
             },
-        })
+        });
+        if self.pod.user().is_some() {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({"type": "user", "path": "pod:"}));
+        }
+        spec
     }
 
     pub(crate) fn create(&self, spec: &Value, stdio: Stdio<'_>) -> Result<Container, Error> {
@@ -174,6 +190,16 @@ impl Bench {
         let mut container = self.create(&spec, Stdio::default()).unwrap();
         container.start_blocking(LIMIT).unwrap();
         container
+    }
+}
+
+/// Makes a tree a user's own.
+pub(crate) fn give(path: &Path, id: u32) {
+    lchown(path, Some(id), Some(id)).unwrap();
+    if path.is_dir() && !path.is_symlink() {
+        for entry in fs::read_dir(path).unwrap() {
+            give(&entry.unwrap().path(), id);
+        }
     }
 }
 
