@@ -10,6 +10,8 @@ pub(crate) enum Verb {
     Start,
     /// Clean up after a shim that died.
     Delete,
+    /// Say whether pods on this machine can have user namespaces. Ours alone.
+    Probe,
 }
 
 /// The parsed command line.
@@ -18,7 +20,7 @@ pub(crate) struct Args {
     pub(crate) verb: Verb,
     /// The pod's id, or the container's for `delete`.
     pub(crate) id: String,
-    /// The OCI bundle, for `delete`. Empty: the working directory.
+    /// The OCI bundle, for `delete`; where layers lie, for `probe`. Empty: the working directory.
     pub(crate) bundle: String,
     /// More messages.
     pub(crate) debug: bool,
@@ -84,6 +86,7 @@ fn verb(word: &str) -> Result<Verb, ArgsError> {
     match word {
         "start" => Ok(Verb::Start),
         "delete" => Ok(Verb::Delete),
+        "probe" => Ok(Verb::Probe),
         _ => Err(ArgsError::UnknownVerb(word.to_owned())),
     }
 }
@@ -110,6 +113,7 @@ mod tests {
             Args { verb: Verb::Delete, id: "c1".into(), bundle: "/b".into(), debug: true }
         );
         assert_eq!(parse("-v").unwrap().verb, Verb::Version);
+        assert_eq!(parse("-id p -bundle /b probe").unwrap().verb, Verb::Probe);
         assert!(!parse("-debug=false -id x start").unwrap().debug);
     }
 

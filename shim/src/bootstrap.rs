@@ -20,6 +20,8 @@ pub(crate) enum BootstrapError {
     #[error("{step}: {source}")]
     Step { step: &'static str, source: io::Error },
     #[error(transparent)]
+    Probe(#[from] berth_container::Error),
+    #[error(transparent)]
     Delete(#[from] crate::delete::DeleteError),
 }
 
@@ -38,6 +40,12 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
 pub(crate) fn version() -> Result<(), BootstrapError> {
     let name = env!("CARGO_BIN_NAME");
     writeln!(io::stdout(), "{name} {}", env!("CARGO_PKG_VERSION")).during("print the version")
+}
+
+/// Succeeds where a pod can have a user namespace on layers in the bundle's directory.
+pub(crate) fn probe(args: &Args) -> Result<(), BootstrapError> {
+    let directory = if args.bundle.is_empty() { "." } else { &args.bundle };
+    Ok(berth_container::probe::user_namespaces(Path::new(directory))?)
 }
 
 /// Binds the socket in the working directory, forks the resident server and prints its address.

@@ -5,7 +5,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`args`], [`bootstrap`] | the command line; the verbs `start` and `delete` |
+//! | [`args`], [`bootstrap`] | the command line; the verbs `start`, `delete` and `probe` |
 //! | [`resident`] | the resident server's life: set-up, loop, end |
 //! | [`poll`] | epoll, tokens, timers |
 //! | [`ttrpc`] | framing, connections, replies |
@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Version => bootstrap::version(),
         Verb::Start => bootstrap::start(&args),
         Verb::Delete => bootstrap::delete(&args),
+        Verb::Probe => bootstrap::probe(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

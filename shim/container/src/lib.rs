@@ -9,6 +9,7 @@
 //! | [`container`] | one container: create, start gate, signals, end |
 //! | [`exec`] | one command inside a running container |
 //! | [`user`] | user namespaces and what they map |
+//! | [`probe`] | whether this machine has user namespaces to give |
 //! | [`cgroup`] | the hierarchies of this machine and one container's place in them |
 //! | [`error`] | what can go wrong, by kind |
 //!
@@ -32,6 +33,7 @@ mod exit;
 mod launch;
 mod plan;
 pub mod pod;
+pub mod probe;
 mod rootfs;
 mod talk;
 pub mod user;

@@ -98,10 +98,7 @@ fn id_maps(uids: &[proto::IdRange], gids: &[proto::IdRange]) -> Option<IdMaps> {
         host: range.host_id,
         length: range.length,
     };
-    Some(IdMaps {
-        uids: uids.iter().map(range).collect(),
-        gids: gids.iter().map(range).collect(),
-    })
+    Some(IdMaps { uids: uids.iter().map(range).collect(), gids: gids.iter().map(range).collect() })
 }
 
 fn inventory(shim: &Shim) -> Reply {
