@@ -39,12 +39,12 @@ pub(super) async fn status(
             name: String::new(),
             features: Some(cri::RuntimeHandlerFeatures {
                 recursive_read_only_mounts: true,
-                user_namespaces: false,
+                user_namespaces: front.roster.user_namespaces(),
             }),
         }],
         features: Some(cri::RuntimeFeatures {
             supplemental_groups_policy: true,
-            user_namespaces_host_network: false,
+            user_namespaces_host_network: front.roster.user_namespaces(),
         }),
     })
 }

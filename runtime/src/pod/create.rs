@@ -187,6 +187,7 @@ async fn task(env: &PodEnv, record: &ContainerRecord, rootfs: Rootfs) -> Result<
         id: record.id.to_string(),
         bundle: env.paths.bundle(&record.id),
         rootfs,
+        ids: env.spec.namespaces.ids.clone(),
         terminal: record.spec.tty,
         stdin: record.spec.stdin.then_some(record.spec.stdin_once),
         log: record.log_path.clone(),

@@ -23,10 +23,19 @@ pub(crate) async fn write(env: &PodEnv, ips: &[IpAddr]) -> Result<()> {
     let host_network = env.spec.namespaces.network == Scope::Node;
     let hosts = (!host_network).then(|| hosts(&name, ips));
     let resolver = env.spec.dns.as_ref().filter(|dns| !is_empty(dns)).map(resolv_conf);
+    let ids = &env.spec.namespaces.ids;
+    let owner = ids.uid(0).zip(ids.gid(0));
     blocking(move || {
         put(&dir, "hostname", &format!("{name}\n"))?;
         put(&dir, "hosts", &hosts.map_or_else(|| host_file("/etc/hosts"), Ok)?)?;
-        put(&dir, "resolv.conf", &resolver.map_or_else(|| host_file("/etc/resolv.conf"), Ok)?)
+        put(&dir, "resolv.conf", &resolver.map_or_else(|| host_file("/etc/resolv.conf"), Ok)?)?;
+        // The pod's root writes them as its own.
+        match owner {
+            Some(owner) => ["hostname", "hosts", "resolv.conf"]
+                .iter()
+                .try_for_each(|name| give(&dir.join(name), owner)),
+            None => Ok(()),
+        }
     })
     .await?
 }
@@ -34,6 +43,11 @@ pub(crate) async fn write(env: &PodEnv, ips: &[IpAddr]) -> Result<()> {
 fn put(dir: &Path, name: &str, text: &str) -> Result<()> {
     let path = dir.join(name);
     std::fs::write(&path, text).map_err(|e| Error::disk("write", path, e))
+}
+
+fn give(path: &Path, (uid, gid): (u32, u32)) -> Result<()> {
+    let given = std::os::unix::fs::chown(path, Some(uid), Some(gid));
+    given.map_err(|e| Error::disk("change the owner of", path, e))
 }
 
 fn host_file(path: &str) -> Result<String> {

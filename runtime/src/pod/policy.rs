@@ -1,6 +1,6 @@
 //! Pure decisions: what a request meets, and what cannot be honoured.
 
-use super::spec::{ContainerSpec, PodSpec, Profile, Propagation, Scope, Security};
+use super::spec::{ContainerSpec, Mount, PodSpec, Profile, Propagation, Scope, Security};
 use super::state::Phase;
 use super::{Error, Result};
 use crate::spec::Host;
@@ -48,9 +48,10 @@ pub(crate) fn container_meets(phase: ContainerPhase, equal: bool) -> Meets {
 pub(crate) fn check_pod(spec: &PodSpec, host: &Host) -> Result<()> {
     let at = "linux.security_context";
     check_security(at, &spec.security, host, false)?;
-    if spec.namespaces.user {
+    if let Some(why) = host.no_user_namespaces.as_deref().filter(|_| spec.namespaces.user) {
         let field = format!("{at}.namespace_options.userns_options.mode");
-        return Err(Error::invalid(field, "POD", "user namespaces are not supported yet"));
+        let why = format!("this machine can't give pods user namespaces: {why}");
+        return Err(Error::invalid(field, "POD", why));
     }
     for (name, value) in &spec.sysctls {
         check_sysctl(spec, name, value)?;
@@ -106,10 +107,7 @@ pub(crate) fn check_container(spec: &ContainerSpec, pod: &PodSpec, host: &Host) 
         let field = format!("{at}.privileged");
         return Err(Error::invalid(field, "true", "the pod sandbox is not privileged"));
     }
-    if spec.namespaces.user {
-        let field = format!("{at}.namespace_options.userns_options.mode");
-        return Err(Error::invalid(field, "POD", "user namespaces are not supported yet"));
-    }
+    check_user(spec, pod)?;
     if let Scope::Target(id) = &spec.namespaces.pid {
         let field = format!("{at}.namespace_options.target_id");
         return Err(Error::invalid(
@@ -124,13 +122,40 @@ pub(crate) fn check_container(spec: &ContainerSpec, pod: &PodSpec, host: &Host) 
     check_mounts(spec)
 }
 
+/// A container is in its pod's user namespace, whether it says so or not.
+fn check_user(spec: &ContainerSpec, pod: &PodSpec) -> Result<()> {
+    let at = "linux.security_context";
+    if spec.namespaces.user && spec.namespaces.ids != pod.namespaces.ids {
+        let field = format!("{at}.namespace_options.userns_options.uids");
+        return Err(Error::invalid(field, "(set)", "the pod sandbox maps ids in another way"));
+    }
+    if !pod.namespaces.user {
+        return Ok(());
+    }
+    let ids = &pod.namespaces.ids;
+    let who = &spec.security.run_as;
+    let why = "this id is not mapped in the pod's user namespace";
+    let user = who.user.filter(|id| ids.uid(*id).is_none()).map(|id| ("run_as_user", id));
+    let group = who.group.filter(|id| ids.gid(*id).is_none()).map(|id| ("run_as_group", id));
+    let further = who.supplemental_groups.iter().find(|id| ids.gid(**id).is_none());
+    let further = further.map(|id| ("supplemental_groups", *id));
+    if let Some((name, id)) = user.or(group).or(further) {
+        return Err(Error::invalid(format!("{at}.{name}"), id.to_string(), why));
+    }
+    let shared = |mount: &Mount| mount.propagation == Propagation::Bidirectional;
+    match spec.mounts.iter().position(shared) {
+        Some(index) => {
+            let why = "what is mounted in a user namespace can't be seen on the host";
+            let field = format!("mounts[{index}].propagation");
+            Err(Error::invalid(field, "Bidirectional", why))
+        }
+        None => Ok(()),
+    }
+}
+
 fn check_mounts(spec: &ContainerSpec) -> Result<()> {
     for (index, mount) in spec.mounts.iter().enumerate() {
         let field = |name: &str| format!("mounts[{index}].{name}");
-        if mount.id_mapped {
-            let why = "mapped ids are not supported yet";
-            return Err(Error::invalid(field("uidMappings"), mount.container_path.as_str(), why));
-        }
         let plain = mount.readonly && mount.propagation == Propagation::Private;
         if mount.recursive_read_only && !plain {
             let why = "it needs readonly, and private propagation";
@@ -186,6 +211,7 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::spec::{IdMaps, IdRange};
     use crate::pod::tests::{container_spec, pod_spec};
 
     #[test]
@@ -238,8 +264,35 @@ mod tests {
             })),
             selinux
         );
-        let user = "linux.security_context.namespace_options.userns_options.mode";
-        assert_eq!(with(&|s| s.namespaces.user = true), user);
+        let user = "linux.security_context.namespace_options.userns_options.uids";
+        let ids = || {
+            let ranges = vec![IdRange { container: 0, host: 100_000, length: 1000 }];
+            IdMaps { uids: ranges.clone(), gids: ranges }
+        };
+        let mapped = |spec: &mut ContainerSpec| {
+            spec.namespaces.user = true;
+            spec.namespaces.ids = ids();
+        };
+        assert_eq!(with(&mapped), user);
+        let mut inside = pod_spec();
+        inside.namespaces.user = true;
+        inside.namespaces.ids = ids();
+        let within = |change: &dyn Fn(&mut ContainerSpec)| {
+            let mut spec = container_spec();
+            change(&mut spec);
+            field(check_container(&spec, &inside, &host))
+        };
+        assert_eq!(within(&|_| ()), "Ok(())");
+        assert_eq!(within(&mapped), "Ok(())");
+        let context = "linux.security_context";
+        let user = |s: &mut ContainerSpec| s.security.run_as.user = Some(1000);
+        assert_eq!(within(&user), format!("{context}.run_as_user"));
+        let groups = |s: &mut ContainerSpec| s.security.run_as.supplemental_groups = vec![1, 2000];
+        assert_eq!(within(&groups), format!("{context}.supplemental_groups"));
+        let no = Host { no_user_namespaces: Some("too old".into()), ..Host::default() };
+        let mode = format!("{context}.namespace_options.userns_options.mode");
+        assert_eq!(field(check_pod(&inside, &no)), mode);
+        assert_eq!(field(check_pod(&inside, &Host::default())), "Ok(())");
         assert_eq!(with(&|s| s.cdi_devices.push("v.com/gpu=0".into())), "CDI_devices");
         assert_eq!(with(&|s| s.privileged = true), "linux.security_context.privileged");
     }

@@ -20,7 +20,7 @@ use super::state::Phase;
 use super::work::Work;
 use super::{ContainerSnapshot, Error, ExecOutput, PodSnapshot, Result, ids};
 use crate::ports::{Images, Networks};
-use crate::shim::{Ends, Hierarchies, Launcher, Leash, Open};
+use crate::shim::{self, Ends, Hierarchies, Launcher, Leash, Open};
 use crate::spec::Host;
 use crate::store::{ContainerRecord, PodPhase, PodRecord, Store};
 use crate::stream::Wanted;
@@ -73,7 +73,9 @@ impl Roster {
         images: Arc<dyn Images>,
         networks: Arc<dyn Networks>,
     ) -> Result<Arc<Self>> {
-        let house = Arc::new(build(options, images, networks)?);
+        let layers = options.root.join("image");
+        let no_user_namespaces = shim::lacks_user_namespaces(&options.shim_binary, &layers).await;
+        let house = Arc::new(build(options, images, networks, no_user_namespaces)?);
         let roster = Arc::new(Self { house, handles: Arc::default() });
         recover::recover(&roster).await?;
         Ok(roster)
@@ -81,6 +83,12 @@ impl Roster {
 
     pub(crate) fn house(&self) -> &Arc<House> {
         &self.house
+    }
+
+    /// Whether pods on this machine can have user namespaces.
+    #[must_use]
+    pub fn user_namespaces(&self) -> bool {
+        self.house.host.no_user_namespaces.is_none()
     }
 
     fn handles(&self) -> MutexGuard<'_, HashMap<PodId, Handle>> {
@@ -310,7 +318,12 @@ impl Roster {
     }
 }
 
-fn build(options: Options, images: Arc<dyn Images>, networks: Arc<dyn Networks>) -> Result<House> {
+fn build(
+    options: Options,
+    images: Arc<dyn Images>,
+    networks: Arc<dyn Networks>,
+    no_user_namespaces: Option<String>,
+) -> Result<House> {
     let cgroups = Hierarchies::probe().map_err(|e| Error::disk("read", "/proc/self/mounts", e))?;
     let paths = StatePaths::new(&options.state);
     for dir in [paths.pods(), paths.namespaces()] {
@@ -323,7 +336,7 @@ fn build(options: Options, images: Arc<dyn Images>, networks: Arc<dyn Networks>)
     Ok(House {
         store: Store::open(&options.root).map_err(Error::store)?,
         parents: Parents::open(&options.state, cgroups.clone()),
-        host: Host::probe(&cgroups),
+        host: Host::probe(&cgroups, no_user_namespaces),
         published: Published::default(),
         work: Work::new(),
         options,

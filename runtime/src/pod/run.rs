@@ -114,6 +114,7 @@ async fn namespaces(env: &PodEnv, record: &PodRecord) -> Result<Option<(u32, u64
             shared_pid: asked.pid == Scope::Pod,
         },
         sysctls: env.spec.sysctls.clone(),
+        ids: asked.ids.clone(),
         cgroup_parent: record.cgroup_parent.clone(),
     };
     let made = env.shim()?.create_pod(request).await;

@@ -130,8 +130,58 @@ pub struct Namespaces {
     pub pid: Scope,
     /// System V IPC, POSIX queues, /dev/shm.
     pub ipc: Scope,
-    /// User ids: true when a namespace of the pod's own was asked for (refused for now).
+    /// User ids: true when a namespace of the pod's own was asked for.
     pub user: bool,
+    /// What that one maps; empty without one.
+    #[serde(default)]
+    pub ids: IdMaps,
+}
+
+/// A run of ids inside a user namespace, and the host's ids that they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// First id inside.
+    pub container: u32,
+    /// First id on the host.
+    pub host: u32,
+    /// How many.
+    pub length: u32,
+}
+
+impl IdRange {
+    fn host(self, id: u32) -> Option<u32> {
+        let offset = id.checked_sub(self.container).filter(|offset| *offset < self.length)?;
+        self.host.checked_add(offset)
+    }
+}
+
+/// What a user namespace, or a mount, maps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMaps {
+    /// Users.
+    pub uids: Vec<IdRange>,
+    /// Groups.
+    pub gids: Vec<IdRange>,
+}
+
+impl IdMaps {
+    /// Nothing was asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.uids.is_empty() && self.gids.is_empty()
+    }
+
+    /// The host's number of a user.
+    #[must_use]
+    pub fn uid(&self, id: u32) -> Option<u32> {
+        self.uids.iter().find_map(|range| range.host(id))
+    }
+
+    /// The host's number of a group.
+    #[must_use]
+    pub fn gid(&self, id: u32) -> Option<u32> {
+        self.gids.iter().find_map(|range| range.host(id))
+    }
 }
 
 /// Who the first process is.
@@ -283,8 +333,11 @@ pub struct Mount {
     pub propagation: Propagation,
     /// The image of an image volume.
     pub image: Option<VolumeImage>,
-    /// Mapped ids were asked for (refused for now).
+    /// Mapped ids were asked for.
     pub id_mapped: bool,
+    /// How they are mapped: from the disk's to the host's.
+    #[serde(default)]
+    pub ids: IdMaps,
 }
 
 /// The image of an image volume.

@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 
 use super::ShimError;
 use crate::pod::Kind;
+use crate::pod::spec::{IdMaps, IdRange};
 
 /// For what needs no container to act.
 const SHORT: Duration = Duration::from_secs(10);
@@ -39,6 +40,8 @@ pub struct PodRequest {
     pub namespaces: Namespaces,
     /// Dotted name to value.
     pub sysctls: BTreeMap<String, String>,
+    /// What a user namespace of the pod's own maps; empty: the host's.
+    pub ids: IdMaps,
     /// Relative to the hierarchy roots.
     pub cgroup_parent: String,
 }
@@ -74,6 +77,8 @@ pub struct CreateTask {
     pub bundle: PathBuf,
     /// Its root.
     pub rootfs: Rootfs,
+    /// How the ids of its root's layers are mapped; empty: they are as they lie.
+    pub ids: IdMaps,
     /// A terminal of its own.
     pub terminal: bool,
     /// Some(once): keep standard input for an attach.
@@ -183,6 +188,8 @@ impl Shim {
             sysctls: pod.sysctls.into_iter().collect::<HashMap<_, _>>(),
             shm_size: 0,
             cgroup_parent: pod.cgroup_parent,
+            uid_mappings: pod.ids.uids.iter().map(id_range).collect(),
+            gid_mappings: pod.ids.gids.iter().map(id_range).collect(),
         };
         let made: own::CreatePodResponse = self.own("CreatePod", &request, Some(LONG)).await?;
         Ok((made.init_pid != 0).then_some(made.init_pid))
@@ -267,7 +274,7 @@ impl Shim {
         let mut request = api::CreateTaskRequest::new();
         request.id = task.id;
         request.bundle = text(&task.bundle);
-        request.rootfs = vec![overlay(&task.rootfs)];
+        request.rootfs = vec![overlay(&task.rootfs, &task.ids)];
         request.terminal = task.terminal;
         request.stdin = match task.stdin {
             None => String::new(),
@@ -374,7 +381,18 @@ fn within(limit: Duration) -> ttrpc::context::Context {
     ttrpc::context::with_timeout(nanos(limit))
 }
 
-fn overlay(rootfs: &Rootfs) -> api::Mount {
+fn id_range(range: &IdRange) -> own::IdRange {
+    own::IdRange { container_id: range.container, host_id: range.host, length: range.length }
+}
+
+/// containerd's form of a mapping among mount options: `uidmap=INSIDE:HOST:LENGTH`.
+fn id_option(name: &str, ranges: &[IdRange]) -> Option<String> {
+    let text = |r: &IdRange| format!("{}:{}:{}", r.container, r.host, r.length);
+    let all: Vec<String> = ranges.iter().map(text).collect();
+    (!all.is_empty()).then(|| format!("{name}={}", all.join(",")))
+}
+
+fn overlay(rootfs: &Rootfs, ids: &IdMaps) -> api::Mount {
     let lower: Vec<String> = rootfs.lower.iter().map(|p| text(p)).collect();
     let mut mount = api::Mount::new();
     mount.type_ = "overlay".to_owned();
@@ -387,6 +405,8 @@ fn overlay(rootfs: &Rootfs) -> api::Mount {
         "index=off".to_owned(),
         "metacopy=off".to_owned(),
     ];
+    let ids = [id_option("uidmap", &ids.uids), id_option("gidmap", &ids.gids)];
+    mount.options.extend(ids.into_iter().flatten());
     mount
 }
 

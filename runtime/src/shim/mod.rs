@@ -12,6 +12,7 @@ mod client;
 mod error;
 mod launch;
 mod leash;
+mod probe;
 mod process;
 
 pub use cgroups::{CgroupError, Hierarchies};
@@ -21,6 +22,7 @@ pub use client::{
 };
 pub use error::ShimError;
 pub use launch::Launcher;
+pub use probe::lacks_user_namespaces;
 pub(crate) use launch::{log_tail, resident};
 pub use leash::{Ending, Ends, Leash, Open};
 pub use process::{Process, find_by_directory, same_process, start_time};

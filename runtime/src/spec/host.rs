@@ -22,12 +22,14 @@ pub struct Host {
     pub capabilities: Vec<&'static str>,
     /// The memory controller counts swap.
     pub swap_accounting: bool,
+    /// Why pods can't have user namespaces; None: they can.
+    pub no_user_namespaces: Option<String>,
 }
 
 impl Host {
     /// Looks around.
     #[must_use]
-    pub fn probe(cgroups: &Hierarchies) -> Self {
+    pub fn probe(cgroups: &Hierarchies, no_user_namespaces: Option<String>) -> Self {
         let yes = |path: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == "Y");
         Self {
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
@@ -36,6 +38,7 @@ impl Host {
             // On v2 the root has no such file, but every memory controller of 5.15 counts swap.
             swap_accounting: cgroups.unified()
                 || Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
+            no_user_namespaces,
         }
     }
 }

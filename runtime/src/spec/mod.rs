@@ -127,6 +127,9 @@ fn namespaces(input: &Input<'_>) -> Vec<LinuxNamespace> {
     if pod.ipc != Scope::Node {
         all.push(own(LinuxNamespaceType::Ipc, Some(OF_POD)));
     }
+    if pod.user {
+        all.push(own(LinuxNamespaceType::User, Some(OF_POD)));
+    }
     match input.container.namespaces.pid {
         Scope::Node => {}
         Scope::Pod => all.push(own(LinuxNamespaceType::Pid, Some(OF_POD))),

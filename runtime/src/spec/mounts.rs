@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 
 use super::Input;
-use crate::pod::spec::{Propagation, Scope};
+use crate::pod::spec::{IdRange, Propagation, Scope};
 
 fn mount(to: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
     let mut mount = Mount::default();
@@ -94,7 +94,23 @@ fn asked(input: &Input<'_>) -> Vec<Mount> {
         }
         let mut made = mount(&asked.container_path, "bind", "", &options);
         made.set_source(Some(source.clone()));
+        if asked.id_mapped {
+            // What is mounted below belongs to the volume.
+            let options = made.options().iter().flatten().cloned();
+            made.set_options(Some(options.chain(["ridmap".to_owned()]).collect()));
+            made.set_uid_mappings(Some(lines(&asked.ids.uids)));
+            made.set_gid_mappings(Some(lines(&asked.ids.gids)));
+        }
         made
     });
     made.collect()
+}
+
+fn lines(ranges: &[IdRange]) -> Vec<LinuxIdMapping> {
+    let line = |range: &IdRange| {
+        let line = LinuxIdMappingBuilder::default().container_id(range.container);
+        // It fails for a field that is not set: there are these three.
+        line.host_id(range.host).size(range.length).build().ok()
+    };
+    ranges.iter().filter_map(line).collect()
 }

@@ -14,8 +14,12 @@ pub(super) fn build(input: &Input<'_>, user: &User) -> Result<Process> {
     who.set_gid(user.gid);
     who.set_additional_gids(Some(user.groups.clone()));
 
-    let held =
-        capabilities::build(&asked.capabilities, asked.privileged, &input.host.capabilities)?;
+    // In a user namespace of its own a pod can be given all there are, whatever the host has.
+    let all = match input.pod.namespaces.user {
+        true => capabilities::NAMES,
+        false => &input.host.capabilities,
+    };
+    let held = capabilities::build(&asked.capabilities, asked.privileged, all)?;
     let mut process = Process::default();
     process.set_terminal(Some(asked.tty));
     process.set_user(who);

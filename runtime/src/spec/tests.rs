@@ -1,5 +1,5 @@
 use super::*;
-use crate::pod::spec::{Mount, Propagation};
+use crate::pod::spec::{IdMaps, IdRange, Mount, Propagation};
 use crate::pod::tests::{container_spec, pod_spec};
 
 struct Case {
@@ -7,6 +7,7 @@ struct Case {
     container: ContainerSpec,
     image: ImageConfig,
     paths: HostPaths,
+    host: Host,
 }
 
 fn case() -> Case {
@@ -21,18 +22,18 @@ fn case() -> Case {
             ..ImageConfig::default()
         },
         paths: HostPaths::default(),
+        host: Host { capabilities: capabilities::NAMES.to_vec(), ..Host::default() },
     }
 }
 
 fn made(case: &Case) -> Spec {
-    let host = Host { capabilities: capabilities::NAMES.to_vec(), ..Host::default() };
     let input = Input {
         pod: &case.pod,
         container: &case.container,
         image: &case.image,
         names: &Names::default(),
         paths: &case.paths,
-        host: &host,
+        host: &case.host,
         pod_dir: Path::new("/state/pod"),
         hostname: "web".into(),
         cgroup: "/kubepods/pod1/abc".into(),
@@ -107,7 +108,34 @@ fn volume(to: &str, readonly: bool, propagation: Propagation) -> Mount {
         propagation,
         image: None,
         id_mapped: false,
+        ids: IdMaps::default(),
     }
+}
+
+#[test]
+fn containers_join_the_pods_user_namespace_and_map_their_volumes() {
+    let mut case = case();
+    let ranges = vec![IdRange { container: 0, host: 100_000, length: 65_536 }];
+    let ids = IdMaps { uids: ranges.clone(), gids: ranges };
+    case.pod.namespaces.user = true;
+    case.pod.namespaces.ids = ids.clone();
+    let mapped = Mount { id_mapped: true, ids, ..volume("/data", false, Propagation::Private) };
+    case.container.mounts = vec![mapped, volume("/plain", false, Propagation::Private)];
+    case.container.capabilities.add = vec!["ALL".into()];
+    case.paths.mounts = vec!["/a".into(), "/b".into()];
+    case.host.capabilities = vec!["CHOWN"];
+    let spec = made(&case);
+    let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+    let user = namespaces.iter().find(|n| n.typ() == LinuxNamespaceType::User).unwrap();
+    assert_eq!(user.path().as_deref(), Some(Path::new("pod:")));
+    let bounding = process(&case).capabilities().clone().unwrap().bounding().clone().unwrap();
+    assert_eq!(bounding.len(), capabilities::NAMES.len(), "all there are, not the host's one");
+    let mounts = spec.mounts().clone().unwrap();
+    let at = |to: &str| mounts.iter().find(|m| m.destination() == Path::new(to)).unwrap();
+    let line = at("/data").uid_mappings().clone().unwrap()[0];
+    assert_eq!((line.container_id(), line.host_id(), line.size()), (0, 100_000, 65_536));
+    assert!(at("/data").options().iter().flatten().any(|option| option == "ridmap"));
+    assert!(at("/plain").uid_mappings().is_none());
 }
 
 #[test]

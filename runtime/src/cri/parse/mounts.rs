@@ -4,9 +4,9 @@ use std::path::{Component, Path};
 
 use berth_proto::cri;
 
-use super::field;
+use super::{field, namespaces};
 use crate::pod::Result;
-use crate::pod::spec::{Device, Mount, Propagation, VolumeImage};
+use crate::pod::spec::{Device, IdMaps, Mount, Propagation, VolumeImage};
 
 pub(super) fn mounts(mounts: &[cri::Mount]) -> Result<Vec<Mount>> {
     let path = |n: usize| format!("config.mounts[{n}]");
@@ -37,6 +37,21 @@ fn parse(path: &str, mount: &cri::Mount) -> Result<Mount> {
         propagation,
         image,
         id_mapped: !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty(),
+        ids: ids(path, mount)?,
+    })
+}
+
+/// Users without groups, or groups without users, are nobody's wish.
+fn ids(path: &str, mount: &cri::Mount) -> Result<IdMaps> {
+    let (uids, gids) = (&mount.uid_mappings, &mount.gid_mappings);
+    for (name, this, other) in [("uidMappings", uids, gids), ("gidMappings", gids, uids)] {
+        if this.is_empty() && !other.is_empty() {
+            return field::refuse(format!("{path}.{name}"), "", "is missing beside the other's");
+        }
+    }
+    Ok(IdMaps {
+        uids: namespaces::ranges(&format!("{path}.uidMappings"), uids)?,
+        gids: namespaces::ranges(&format!("{path}.gidMappings"), gids)?,
     })
 }
 

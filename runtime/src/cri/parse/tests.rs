@@ -144,6 +144,17 @@ fn pod_context(config: &mut cri::PodSandboxConfig) -> &mut cri::LinuxSandboxSecu
     linux(config).security_context.as_mut().unwrap()
 }
 
+/// A user namespace of the pod's: inside, host, length.
+fn user_namespace(mappings: &[(u32, u32, u32)]) -> cri::UserNamespace {
+    let mapping = |&(container_id, host_id, length): &_| cri::IdMapping {
+        container_id,
+        host_id,
+        length,
+    };
+    let all: Vec<cri::IdMapping> = mappings.iter().map(mapping).collect();
+    cri::UserNamespace { mode: cri::NamespaceMode::Pod.into(), uids: all.clone(), gids: all }
+}
+
 fn pod_namespaces(config: &mut cri::PodSandboxConfig) -> &mut cri::NamespaceOption {
     pod_context(config).namespace_options.as_mut().unwrap()
 }
@@ -234,6 +245,37 @@ fn bad_sandboxes_are_refused() {
         (format!("{options}.pid"), "TARGET abc", |c| {
             pod_namespaces(c).pid = cri::NamespaceMode::Target.into();
             pod_namespaces(c).target_id = "abc".into();
+        }),
+        (format!("{options}.userns_options.uids"), "0 mappings", |c| {
+            pod_namespaces(c).userns_options = Some(cri::UserNamespace::default());
+        }),
+        (format!("{options}.userns_options.uids"), "2 mappings", |c| {
+            pod_namespaces(c).userns_options = Some(user_namespace(&[(0, 1000, 5), (5, 2000, 5)]));
+        }),
+        (format!("{options}.userns_options.uids[0].container_id"), "1", |c| {
+            pod_namespaces(c).userns_options = Some(user_namespace(&[(1, 1000, 10)]));
+        }),
+        (format!("{options}.userns_options.uids[0].length"), "0", |c| {
+            pod_namespaces(c).userns_options = Some(user_namespace(&[(0, 1000, 0)]));
+        }),
+        (format!("{options}.userns_options.uids[0].length"), "4294967295", |c| {
+            pod_namespaces(c).userns_options = Some(user_namespace(&[(0, 1000, u32::MAX)]));
+        }),
+        (format!("{options}.userns_options.gids"), "(set)", |c| {
+            let mut asked = user_namespace(&[(0, 1000, 10)]);
+            asked.gids[0].host_id = 2000;
+            pod_namespaces(c).userns_options = Some(asked);
+        }),
+        (format!("{options}.userns_options.uids"), "(set)", |c| {
+            let mut asked = user_namespace(&[(0, 1000, 10)]);
+            asked.mode = cri::NamespaceMode::Node.into();
+            pod_namespaces(c).userns_options = Some(asked);
+        }),
+        (format!("{options}.userns_options.mode"), "CONTAINER", |c| {
+            pod_namespaces(c).userns_options = Some(cri::UserNamespace {
+                mode: cri::NamespaceMode::Container.into(),
+                ..Default::default()
+            });
         }),
         (format!("{options}.userns_options.mode"), "TARGET", |c| {
             pod_namespaces(c).userns_options = Some(cri::UserNamespace {

@@ -4,7 +4,7 @@ use berth_proto::cri;
 
 use super::map;
 use crate::pod::PodSnapshot;
-use crate::pod::spec::{Namespaces, PodKey, Scope};
+use crate::pod::spec::{IdRange, Namespaces, PodKey, Scope};
 
 /// The pod in a list.
 pub(in crate::cri) fn pod(pod: &PodSnapshot) -> cri::PodSandbox {
@@ -64,8 +64,16 @@ fn options(namespaces: &Namespaces) -> cri::NamespaceOption {
         pid: mode(&namespaces.pid).into(),
         ipc: mode(&namespaces.ipc).into(),
         target_id: String::new(),
-        userns_options: None,
+        userns_options: namespaces.user.then(|| cri::UserNamespace {
+            mode: cri::NamespaceMode::Pod.into(),
+            uids: namespaces.ids.uids.iter().map(mapping).collect(),
+            gids: namespaces.ids.gids.iter().map(mapping).collect(),
+        }),
     }
+}
+
+fn mapping(range: &IdRange) -> cri::IdMapping {
+    cri::IdMapping { host_id: range.host, container_id: range.container, length: range.length }
 }
 
 fn mode(scope: &Scope) -> cri::NamespaceMode {
