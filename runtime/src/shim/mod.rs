@@ -22,7 +22,7 @@ pub use client::{
 };
 pub use error::ShimError;
 pub use launch::Launcher;
-pub use probe::lacks_user_namespaces;
 pub(crate) use launch::{log_tail, resident};
 pub use leash::{Ending, Ends, Leash, Open};
+pub use probe::lacks_user_namespaces;
 pub use process::{Process, find_by_directory, same_process, start_time};

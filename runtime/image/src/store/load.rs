@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -246,6 +247,10 @@ fn usable(root: &Path) -> Result<PathBuf, Error> {
         std::fs::create_dir_all(parent).map_err(Error::io("make", parent))?;
     }
     make_dir(root)?;
+    // What containers write lies below with their own root as its owner, set-user-id programs too:
+    // nobody else comes near (CVE-2021-41103).
+    std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))
+        .map_err(Error::io("close to others", root))?;
     root.canonicalize().map_err(Error::io("find", root))
 }
 

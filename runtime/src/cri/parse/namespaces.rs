@@ -106,7 +106,11 @@ pub(super) fn ranges(field: &str, mappings: &[cri::IdMapping]) -> Result<Vec<IdR
         let cri::IdMapping { host_id, container_id, length } = *mapping;
         let beyond = |first: u32| first.checked_add(length).is_none();
         if length == 0 || beyond(host_id) || beyond(container_id) {
-            return field::refuse(format!("{field}[{n}].length"), length, "is no length of a range");
+            return field::refuse(
+                format!("{field}[{n}].length"),
+                length,
+                "is no length of a range",
+            );
         }
         Ok(IdRange { container: container_id, host: host_id, length })
     };

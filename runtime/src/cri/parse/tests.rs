@@ -146,11 +146,8 @@ fn pod_context(config: &mut cri::PodSandboxConfig) -> &mut cri::LinuxSandboxSecu
 
 /// A user namespace of the pod's: inside, host, length.
 fn user_namespace(mappings: &[(u32, u32, u32)]) -> cri::UserNamespace {
-    let mapping = |&(container_id, host_id, length): &_| cri::IdMapping {
-        container_id,
-        host_id,
-        length,
-    };
+    let mapping =
+        |&(container_id, host_id, length): &_| cri::IdMapping { container_id, host_id, length };
     let all: Vec<cri::IdMapping> = mappings.iter().map(mapping).collect();
     cri::UserNamespace { mode: cri::NamespaceMode::Pod.into(), uids: all.clone(), gids: all }
 }

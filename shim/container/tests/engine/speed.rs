@@ -1,14 +1,35 @@
 //! Times of the ways a container is used most: printed, not judged. `cargo test -p berth-container
 //! --test engine -- --speed`.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use berth_container::{PodNamespaces, PodOptions, Stdio};
+use berth_container::{PodNamespaces, PodOptions, Rootfs, Stdio};
 
-use super::setup::{Bench, LIMIT, end, exec, kill, process};
+use super::setup::{Bench, LIMIT, USERS, end, exec, kill, process};
 
-/// Prints the medians of some operations, back to back and after pauses.
+/// Prints the medians of some operations, back to back and after pauses; then those with a user
+/// namespace for every pod.
 pub(crate) fn print() {
+    rows();
+    println!("in a user namespace:");
+    USERS.store(true, Ordering::Relaxed);
+    rows();
+    for count in [1, 50] {
+        let bench = Bench::new();
+        let spec = bench.spec("exit 0");
+        let rootfs = Rootfs::Overlay(super::filesystem::layers(&bench, count));
+        row(&format!("create, ready on {count} mapped layers"), 30, Duration::ZERO, || {
+            let start = Instant::now();
+            let made = bench.create_on(&spec, Some(&rootfs), Stdio::default());
+            let taken = start.elapsed();
+            made.unwrap().abort(LIMIT).unwrap();
+            taken
+        });
+    }
+}
+
+fn rows() {
     let bench = Bench::new();
     let spec = bench.spec("exit 0");
     row("create, ready", 50, Duration::ZERO, || {
@@ -47,6 +68,7 @@ pub(crate) fn print() {
         ipc: true,
         uts: true,
         shm_size: Some(4096),
+        user: bench.pod.user().map(|user| user.maps().clone()),
         ..PodOptions::default()
     };
     row("pod namespaces", 30, Duration::ZERO, || {
