@@ -161,6 +161,10 @@ fn check_mounts(spec: &ContainerSpec) -> Result<()> {
             let why = "it needs readonly, and private propagation";
             return Err(Error::invalid(field("recursive_read_only"), "true", why));
         }
+        if mount.image.is_some() && mount.id_mapped {
+            let why = "ids of image volumes can't be mapped yet";
+            return Err(Error::invalid(field("uidMappings"), mount.container_path.as_str(), why));
+        }
         if mount.host_path.is_empty() && mount.image.is_none() {
             return Err(Error::invalid(field("host_path"), "", "it names nothing"));
         }
