@@ -4,7 +4,8 @@
 //! - [`bench`]: Berth and a peer, both started here; [`instance`], [`slice`], [`cni`], [`disk`]:
 //!   their daemons, cgroups, networks and disk; [`report`]: the table.
 //! - [`metrics`]: what is measured; [`samples`]: the values; [`pods`]: the requests.
-//! - [`images`]: what runs in the containers; [`trees`]: what is pulled.
+//! - [`images`]: what runs in the containers; [`trees`]: what is pulled;
+//!   [`floor`]: what that costs at the least.
 //! - [`demo`]: one pod through a daemon of its own, from start to finish.
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ mod bench;
 mod cni;
 mod demo;
 mod disk;
+mod floor;
 mod images;
 mod instance;
 mod load;
