@@ -25,6 +25,9 @@ use crate::unpack::{self, Below, Counts, Expected, Facts, Limits, ListingWriter,
 /// Pieces of a blob that wait to be inflated. A piece is one read of a socket, 256 KiB at most.
 pub(crate) const PIECES: usize = 8;
 
+/// Layers of one overlay: their names fit one page of mount options.
+const MAX_LAYERS: usize = 120;
+
 /// Where blobs come from: a registry or an archive.
 pub(crate) trait Blobs: Send + Sync + 'static {
     /// Brings the bytes of `range`, in order; those up to the blob's end, if it can do no less.
@@ -74,10 +77,11 @@ impl Turns {
 
 /// A layer after its own pass.
 enum Unpacked {
-    /// It stands alone and is in the store.
-    Ready(Arc<LayerHold>),
-    /// It depends on what lies below it.
-    Open { staged: Mutex<Option<Box<(Staging, ListingWriter)>>>, facts: Facts, counts: Counts },
+    /// It stands alone, or was fitted to the same layers before, and is in the store.
+    Ready(Vec<Arc<LayerHold>>),
+    /// It depends on what lies below it. What it holds is in the store, unless some of it could
+    /// not be unpacked without what lies below.
+    Open { bulk: Option<Arc<LayerHold>>, facts: Facts },
 }
 
 /// One layer of an image, as wanted.
@@ -88,6 +92,20 @@ struct Wanted {
     chain_id: Digest,
     meter: Arc<Meter>,
     limits: Limits,
+}
+
+impl Wanted {
+    /// What it may be in the store as: standing alone, unpacked for its chain, unpacked without
+    /// regard to others, and what completes the latter.
+    fn keys(&self) -> [LayerKey; 4] {
+        let (diff_id, chain_id) = (&self.diff_id, &self.chain_id);
+        [
+            LayerKey::Diff(diff_id.clone()),
+            LayerKey::Chain(chain_id.clone()),
+            LayerKey::Bulk(diff_id.clone()),
+            LayerKey::Patch(chain_id.clone()),
+        ]
+    }
 }
 
 impl Layers {
@@ -122,15 +140,21 @@ impl Layers {
             wanted.iter().map(|layer| self.clone().one(blobs.clone(), layer.clone())).collect();
         let unpacked = try_join_all(passes).await?;
         let mut holds: Vec<Arc<LayerHold>> = Vec::with_capacity(wanted.len());
+        // An overlay has room for so many more.
+        let mut patches = MAX_LAYERS.saturating_sub(wanted.len());
         for (layer, unpacked) in wanted.iter().zip(unpacked) {
-            let hold = match unpacked.as_ref() {
-                Unpacked::Ready(hold) => hold.clone(),
-                Unpacked::Open { .. } => self.fit(blobs, layer, unpacked, &holds).await?,
+            let fitted = match unpacked.as_ref() {
+                Unpacked::Ready(holds) => holds.clone(),
+                Unpacked::Open { bulk, facts } => {
+                    let open = (bulk.clone().filter(|_| patches > 0), facts);
+                    self.fit(blobs, layer, open, &holds).await?
+                }
             };
+            patches = patches.saturating_sub(fitted.len().saturating_sub(1));
             if !matches!(layer.meter.state(), LayerState::Shared) {
                 layer.meter.set(LayerState::Done);
             }
-            holds.push(hold);
+            holds.extend(fitted);
         }
         Ok(holds)
     }
@@ -141,12 +165,13 @@ impl Layers {
         layer: Wanted,
     ) -> Result<Arc<Unpacked>, Error> {
         let mut shared = LayerState::Shared;
-        self.store.verified(&LayerKey::Diff(layer.diff_id.clone())).await;
-        self.store.verified(&LayerKey::Chain(layer.chain_id.clone())).await;
+        for key in layer.keys() {
+            self.store.verified(&key).await;
+        }
         loop {
-            if let Some(hold) = self.known(&layer) {
+            if let Some(unpacked) = self.known(&layer) {
                 layer.meter.set(shared);
-                return Ok(Arc::new(Unpacked::Ready(hold)));
+                return Ok(Arc::new(unpacked));
             }
             let start = || {
                 let (store, limit) = (self.store.clone(), self.limit.clone());
@@ -163,10 +188,14 @@ impl Layers {
         }
     }
 
-    fn known(&self, layer: &Wanted) -> Option<Arc<LayerHold>> {
-        self.store
-            .hold(&LayerKey::Diff(layer.diff_id.clone()))
-            .or_else(|| self.store.hold(&LayerKey::Chain(layer.chain_id.clone())))
+    fn known(&self, layer: &Wanted) -> Option<Unpacked> {
+        let [alone, chain, bulk, _] = layer.keys();
+        if let Some(hold) = self.store.hold(&alone).or_else(|| self.store.hold(&chain)) {
+            return Some(Unpacked::Ready(vec![hold]));
+        }
+        let hold = self.store.hold(&bulk)?;
+        let facts = hold.record.open.clone()?;
+        Some(Unpacked::Open { bulk: Some(hold), facts })
     }
 
     /// Fits a layer that does not stand alone to those below it.
@@ -174,48 +203,86 @@ impl Layers {
         &self,
         blobs: &Arc<impl Blobs>,
         layer: &Wanted,
-        unpacked: Arc<Unpacked>,
+        (bulk, facts): (Option<Arc<LayerHold>>, &Facts),
         below: &[Arc<LayerHold>],
-    ) -> Result<Arc<LayerHold>, Error> {
+    ) -> Result<Vec<Arc<LayerHold>>, Error> {
         // Two images may want the same; the second finds what the first made.
         let turn = self.chains.of(&layer.chain_id);
         let _turn = turn.lock().await;
-        if let Some(hold) = self.known(layer) {
-            return Ok(hold);
+        if let Some(hold) = self.store.hold(&LayerKey::Chain(layer.chain_id.clone())) {
+            return Ok(vec![hold]);
         }
         let named = |e: Error| named(layer, Arc::new(e));
-        if let Some(hold) = self.fit_staged(layer, unpacked.clone(), below).await.map_err(named)? {
-            return Ok(hold);
+        if let Some(bulk) = bulk
+            && let Some(holds) = self.patch(layer, bulk, facts, below).await.map_err(named)?
+        {
+            return Ok(holds);
         }
-        let Unpacked::Open { facts, .. } = unpacked.as_ref() else { return Err(Error::Cancelled) };
         let below = Some((below.to_vec(), facts.clone()));
         let made = stream(&self.store, &self.limit, blobs, layer, below).await.map_err(named)?;
         let key = LayerKey::Chain(layer.chain_id.clone());
-        commit(&self.store, made, key, layer.diff_id.clone()).await.map_err(named)
+        let hold = commit(&self.store, made, key, layer.diff_id.clone()).await.map_err(named)?;
+        Ok(vec![hold])
     }
 
-    /// Tries to complete what the first pass made. `None` where it must be made anew.
-    async fn fit_staged(
+    /// What was unpacked without regard to others, and above it the directories that its tar left
+    /// out, as they are below. `None` where that is not enough.
+    async fn patch(
         &self,
         layer: &Wanted,
-        unpacked: Arc<Unpacked>,
+        bulk: Arc<LayerHold>,
+        facts: &Facts,
         below: &[Arc<LayerHold>],
-    ) -> Result<Option<Arc<LayerHold>>, Error> {
-        let Unpacked::Open { staged, facts, counts } = unpacked.as_ref() else { return Ok(None) };
-        let staged = staged.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((staging, listing)) = staged.map(|staged| *staged) else { return Ok(None) };
-        let (store, below) = (self.store.clone(), below.to_vec());
-        let mut made = Made { staging, listing, facts: facts.clone(), counts: *counts };
-        let fitted = blocking(move || {
-            let view = view(&store, &below)?;
-            let root = store::open_dir(&made.staging.fs())?;
-            let fits = unpack::fit(&root, &made.facts, &view, &mut made.listing)?;
-            Ok(fits.then_some(made))
-        });
-        let Some(made) = fitted.await? else { return Ok(None) };
-        let key = LayerKey::Chain(layer.chain_id.clone());
-        commit(&self.store, made, key, layer.diff_id.clone()).await.map(Some)
+    ) -> Result<Option<Vec<Arc<LayerHold>>>, Error> {
+        let [_, _, _, key] = layer.keys();
+        self.store.verified(&key).await;
+        if let Some(patch) = self.store.hold(&key) {
+            return Ok(Some(vec![bulk, patch]));
+        }
+        let (store, facts, below) = (self.store.clone(), facts.clone(), below.to_vec());
+        let lower = bulk.clone();
+        let made = blocking(move || patch_into_staging(&store, &lower, &facts, &below)).await?;
+        Ok(match made {
+            Patched::Needless => Some(vec![bulk]),
+            Patched::Impossible => None,
+            Patched::Made(made) => {
+                let patch = commit(&self.store, *made, key, layer.diff_id.clone()).await?;
+                Some(vec![bulk, patch])
+            }
+        })
     }
+}
+
+enum Patched {
+    /// Nothing below has the directories that were left out.
+    Needless,
+    Made(Box<Made>),
+    /// The layer must be unpacked with the layers below in view.
+    Impossible,
+}
+
+fn patch_into_staging(
+    store: &Arc<Store>,
+    bulk: &LayerHold,
+    facts: &Facts,
+    below: &[Arc<LayerHold>],
+) -> Result<Patched, Error> {
+    let view = view(store, below)?;
+    let Some(paths) = unpack::missing(facts, &view)? else { return Ok(Patched::Impossible) };
+    if paths.is_empty() {
+        return Ok(Patched::Needless);
+    }
+    let from = store::open_dir(&store.layout.layer(&bulk.record.key.short()).join("fs"))?;
+    let staging = store.stage()?;
+    let root = store::open_dir(&staging.fs())?;
+    let mut listing = create_listing(&staging)?;
+    let counts = unpack::patch(&root, &from, &paths, &view, &mut listing)?;
+    Ok(Patched::Made(Box::new(Made { staging, listing, facts: Facts::default(), counts })))
+}
+
+fn create_listing(staging: &Staging) -> Result<ListingWriter, Error> {
+    let path = staging.path().join(LISTING);
+    Ok(ListingWriter::create(&path).map_err(store::Error::io("make", &path))?)
 }
 
 fn named(layer: &Wanted, source: Arc<Error>) -> Error {
@@ -238,18 +305,20 @@ async fn pass(
     layer: Wanted,
 ) -> Result<Arc<Unpacked>, Arc<Error>> {
     let made = stream(&store, &limit, &blobs, &layer, None).await.map_err(Arc::new)?;
-    if !made.facts.stands_alone() {
-        let Made { staging, listing, facts, counts } = made;
-        let staged = Mutex::new(Some(Box::new((staging, listing))));
-        return Ok(Arc::new(Unpacked::Open { staged, facts, counts }));
+    let facts = made.facts.clone();
+    if facts.needs_below() {
+        return Ok(Arc::new(Unpacked::Open { bulk: None, facts }));
     }
-    let key = LayerKey::Diff(layer.diff_id.clone());
-    let hold = commit(&store, made, key, layer.diff_id).await.map_err(Arc::new)?;
+    let [alone, _, bulk, _] = layer.keys();
+    let key = if facts.stands_alone() { alone } else { bulk };
+    let hold = commit(&store, made, key, layer.diff_id.clone()).await.map_err(Arc::new)?;
+    if !facts.stands_alone() {
+        return Ok(Arc::new(Unpacked::Open { bulk: Some(hold), facts }));
+    }
     layer.meter.set(LayerState::Done);
-    Ok(Arc::new(Unpacked::Ready(hold)))
+    Ok(Arc::new(Unpacked::Ready(vec![hold])))
 }
 
-/// What lies below, and what the first pass found out.
 type BelowHolds = (Vec<Arc<LayerHold>>, Facts);
 
 /// Receives a blob and unpacks it as it comes. Dropping the future closes the channel, at which
@@ -376,8 +445,7 @@ fn unpack_into_staging(
         Some((holds, facts)) => Some(Below { view: view(store, holds)?, facts: facts.clone() }),
         None => None,
     };
-    let path = staging.path().join(LISTING);
-    let mut listing = ListingWriter::create(&path).map_err(store::Error::io("make", &path))?;
+    let mut listing = create_listing(&staging)?;
     let (facts, counts) = unpack::unpack(pieces, expected, root, &mut listing, below)?;
     Ok(Made { staging, listing, facts, counts })
 }

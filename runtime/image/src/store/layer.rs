@@ -25,8 +25,13 @@ const VERSION: u32 = 1;
 pub(crate) enum LayerKey {
     /// A layer that stands alone, by its diff-id: the same above any other.
     Diff(Digest),
-    /// A layer fitted to those below it, by its chain-id.
+    /// A layer unpacked with those below it in view, by its chain-id.
     Chain(Digest),
+    /// A layer that does not stand alone but was unpacked without regard to others, by its
+    /// diff-id: with a patch above it the same above any other.
+    Bulk(Digest),
+    /// The directories that such a layer's tar left out, as they are below it, by its chain-id.
+    Patch(Digest),
 }
 
 impl LayerKey {
@@ -42,6 +47,8 @@ impl fmt::Display for LayerKey {
         match self {
             Self::Diff(digest) => write!(f, "{FORM}/diff/{digest}"),
             Self::Chain(digest) => write!(f, "{FORM}/chain/{digest}"),
+            Self::Bulk(digest) => write!(f, "{FORM}/bulk/{digest}"),
+            Self::Patch(digest) => write!(f, "{FORM}/patch/{digest}"),
         }
     }
 }
@@ -62,6 +69,8 @@ impl TryFrom<String> for LayerKey {
         match (parts.next(), parts.next(), parts.next()) {
             (Some(FORM), Some("diff"), Some(digest)) => Ok(Self::Diff(Digest::parse(digest)?)),
             (Some(FORM), Some("chain"), Some(digest)) => Ok(Self::Chain(Digest::parse(digest)?)),
+            (Some(FORM), Some("bulk"), Some(digest)) => Ok(Self::Bulk(Digest::parse(digest)?)),
+            (Some(FORM), Some("patch"), Some(digest)) => Ok(Self::Patch(Digest::parse(digest)?)),
             _ => Err(InvalidKey::Unknown(text)),
         }
     }
@@ -88,6 +97,9 @@ pub(crate) struct LayerRecord {
     pub(crate) root_entry: bool,
     /// It hides all that is below it.
     pub(crate) opaque_root: bool,
+    /// What its tar leaves open: of a [`LayerKey::Bulk`] only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) open: Option<Facts>,
 }
 
 impl LayerRecord {
@@ -98,9 +110,11 @@ impl LayerRecord {
         counts: crate::unpack::Counts,
         boot_id: &str,
     ) -> Self {
+        let open = matches!(key, LayerKey::Bulk(_)).then(|| facts.clone());
         Self {
             version: VERSION,
             key,
+            open,
             diff_id: diff_id.clone(),
             bytes: counts.bytes,
             inodes: counts.inodes,

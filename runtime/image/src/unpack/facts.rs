@@ -2,24 +2,31 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 /// Paths are canonical within the layer: no leading slash, no `.` or `..`, no symlink on the
 /// way; the root is empty.
 pub(super) type Path = Vec<u8>;
 
 /// Whether a layer stands alone, and what to look up below it if not.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Facts {
     /// Directories that something lies in but that have no entry of their own.
+    #[serde(with = "paths")]
     pub(super) implicit: BTreeSet<Path>,
     /// Directories that got an entry, or were replaced, only after something lay in them: below,
     /// such a path may be a symlink, and what lay there lies elsewhere.
+    #[serde(with = "paths")]
     pub(super) late: BTreeSet<Path>,
     /// Names removed from the layers below.
+    #[serde(with = "paths")]
     pub(super) whiteouts: BTreeSet<Path>,
     /// Directories whose contents are removed from the layers below; the empty path is the root.
+    #[serde(with = "paths")]
     pub(super) opaques: BTreeSet<Path>,
     /// Directories that took the place of something else in the layer, which hide what the
     /// layers below have in them from then on.
+    #[serde(with = "paths")]
     pub(super) replaced: BTreeSet<Path>,
     /// An entry could not be applied without regard to the layers below: mostly a hard link
     /// whose target is there.
@@ -32,6 +39,11 @@ impl Facts {
     /// The layer is the same above any other.
     pub(crate) fn stands_alone(&self) -> bool {
         self.implicit.is_empty() && self.late.is_empty() && !self.unapplied
+    }
+
+    /// Something in it cannot be unpacked but with the layers below in view.
+    pub(crate) fn needs_below(&self) -> bool {
+        self.unapplied
     }
 
     /// The root directory has an entry: its owner, mode and so on are the layer's own.
@@ -66,8 +78,35 @@ impl Facts {
     }
 }
 
+/// Paths in JSON: each byte a character of the same number, since they need not be UTF-8.
+mod paths {
+    use std::collections::BTreeSet;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Path;
+
+    pub(super) fn serialize<S: Serializer>(
+        paths: &BTreeSet<Path>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(
+            paths.iter().map(|path| path.iter().copied().map(char::from).collect::<String>()),
+        )
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeSet<Path>, D::Error> {
+        let byte = |c: char| u8::try_from(c).map_err(|_| D::Error::custom("a path beyond bytes"));
+        let texts = Vec::<String>::deserialize(from)?;
+        texts.into_iter().map(|text| text.chars().map(byte).collect()).collect()
+    }
+}
+
 /// The directories that a path lies in, the root among them; none for the root itself.
-fn prefixes(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn prefixes(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let slashes = path.iter().enumerate().filter(|&(_, &b)| b == b'/').map(|(at, _)| at);
     let root = (!path.is_empty()).then_some(0);
     root.into_iter().chain(slashes).filter_map(|at| path.get(..at))
@@ -106,6 +145,15 @@ mod tests {
         assert!(!facts.opaque_root());
         facts.opaques.insert(Vec::new());
         assert!(facts.opaque_root() && facts.hides(b"z") && !facts.hides(b""));
+    }
+
+    #[test]
+    fn facts_are_the_same_after_a_restart() {
+        let mut facts = Facts { root_entry: true, ..Facts::default() };
+        facts.implicit.extend([b"usr".to_vec(), b"odd\xff\x80\"".to_vec()]);
+        facts.opaques.insert(Vec::new());
+        let json = serde_json::to_vec(&facts).unwrap();
+        assert_eq!(serde_json::from_slice::<Facts>(&json).unwrap(), facts);
     }
 
     #[test]

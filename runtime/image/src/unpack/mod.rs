@@ -185,15 +185,22 @@ pub(crate) fn unpack(
     })
 }
 
-/// Gives the directories that a layer's tar left out what the layers below say of them. `false`
-/// where that is not enough and the layer must be unpacked anew with [`Below`].
-pub(crate) fn fit(
+/// The directories that a layer's tar left out and that are directories below. `None` where that
+/// is not all and the layer must be unpacked anew with [`Below`].
+pub(crate) fn missing(facts: &Facts, below: &MergedView) -> Result<Option<Vec<Vec<u8>>>, Error> {
+    compose::missing(facts, below)
+}
+
+/// Makes in `root`, an empty directory, a layer of nothing but these directories as they are
+/// below, to lie above the layer that left them out.
+pub(crate) fn patch(
     root: &OwnedFd,
-    facts: &Facts,
+    layer: &OwnedFd,
+    paths: &[Vec<u8>],
     below: &MergedView,
     listing: &mut ListingWriter,
-) -> Result<bool, Error> {
-    compose::fit(root, facts, below, listing)
+) -> Result<Counts, Error> {
+    compose::patch(root, layer, paths, below, listing)
 }
 
 /// An error about an entry itself.

@@ -232,6 +232,60 @@ impl Bench {
     }
 }
 
+/// The directories of layers in the store that hold a file of this name.
+fn layers_with(bench: &Bench, path: &str) -> usize {
+    let layers = std::fs::read_dir(bench.dir.path().join("image/layers")).unwrap();
+    layers.flatten().filter(|layer| layer.path().join("fs").join(path).exists()).count()
+}
+
+fn put(path: &str, kind: Kind, mode: u32) -> Op {
+    let path = path.split('/').map(str::to_owned).collect();
+    Op::Put(path, Node { kind, mode, mtime: Some(1_600_000_000), ..Node::implicit() })
+}
+
+/// Layers whose tar leaves out directories that are there below.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_without_its_parents_is_shared_and_patched_for_each_base() {
+    let bench = Bench::new().await;
+    let file = |text: &str| Kind::File(text.as_bytes().to_vec());
+    let leaning = vec![
+        put("srv", Kind::Dir, 0o711),
+        put("srv/deep/er/f", file("f"), 0o600),
+        put("opt/f", file("of no parent below"), 0o644),
+    ];
+    let bases = [0o700, 0o750, 0o1777].map(|mode| {
+        let owned = put("srv/deep", Kind::Dir, mode);
+        vec![put("srv", Kind::Dir, 0o755), owned, put("srv/deep/er", Kind::Dir, mode ^ 0o22)]
+    });
+    let mut images = Vec::new();
+    for (number, base) in bases.iter().enumerate() {
+        let layers = [base.clone(), leaning.clone()];
+        let mut tree = Tree::new();
+        for layer in &layers {
+            layer.iter().for_each(|op| assert!(tree.bring(op)));
+        }
+        bench.check(&layers, &tree, &format!("base {number}")).await;
+        let tars: Vec<_> = layers.iter().map(|ops| tar(ops)).collect();
+        let image = image(&tars, Dialect::Oci, Compression::Plain, json!({}));
+        images.push(bench.import(&image, "again").await);
+    }
+    assert_eq!(layers_with(&bench, "srv/deep/er/f"), 1, "the bulk is shared");
+    // A base with a symlink in the place of the parent takes the layer apart.
+    let linked = vec![
+        put("other/er", Kind::Dir, 0o755),
+        put("srv", Kind::Dir, 0o755),
+        put("srv/deep", Kind::Symlink("../other".to_owned()), 0o777),
+    ];
+    let layers = [linked, leaning.clone()];
+    let mut tree = Tree::new();
+    layers.iter().flatten().for_each(|op| assert!(tree.bring(op)));
+    bench.check(&layers, &tree, "a symlink below").await;
+    for image in images {
+        bench.store.remove(image.id.as_str()).await.unwrap();
+    }
+    bench.check_empty().await;
+}
+
 async fn generated(seeds: std::ops::Range<u64>) {
     let bench = Bench::new().await;
     for seed in seeds {

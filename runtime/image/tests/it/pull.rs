@@ -236,8 +236,9 @@ async fn pulls_removals_and_containers_at_once_leave_a_whole_store() {
                 // It may have been removed by another since; then it says so.
                 match store.prepare(&container, &image).await {
                     Ok(snapshot) => {
-                        let fitted = snapshot.lower[0].join("etc/fitted");
-                        assert_eq!(std::fs::read(fitted).unwrap(), b"f");
+                        let mut fitted = snapshot.lower.iter().map(|dir| dir.join("etc/fitted"));
+                        let fitted = fitted.find_map(|path| std::fs::read(path).ok());
+                        assert_eq!(fitted.as_deref(), Some(&b"f"[..]));
                     }
                     Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound),
                 }
