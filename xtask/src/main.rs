@@ -1,10 +1,11 @@
-//! The developer's commands: `cargo xtask build|test|check|arrows|demo|bench|vm-test`.
+//! The developer's commands: `cargo xtask build|test|check|arrows|demo|bench|fuzz|vm-test`.
 //!
 //! - [`workspace`]: where the workspace and its build results lie.
 //! - [`sh`]: other programs, run and checked.
 //! - [`build`], [`elf`]: the release binaries in `target/dist`, the static ones proved static.
 //! - [`arrows`]: who may depend on whom.
 //! - [`check`], [`test`], [`packages`]: what CI runs.
+//! - [`fuzz`]: what reads foreign bytes, given bytes that nobody would write.
 //! - [`vm`]: suites on another kernel, with cgroup v2 only, in an emulated machine.
 //! - [`perf`]: the demo and the benchmark, both from the `berth-perf` crate.
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@ mod arrows;
 mod build;
 mod check;
 mod elf;
+mod fuzz;
 mod packages;
 mod perf;
 mod sh;
@@ -48,6 +50,8 @@ enum Command {
     Demo,
     /// Run suites on Debian's kernel with cgroup v2 in an emulated machine (as root).
     VmTest(vm::Options),
+    /// Fuzz what reads foreign bytes: tars, manifests, references and so on.
+    Fuzz(fuzz::Options),
     /// Measure Berth beside another CRI runtime (as root).
     Bench(perf::BenchOptions),
 }
@@ -71,6 +75,7 @@ fn run(args: &Args) -> Result<()> {
         Command::Arrows => arrows::check(&workspace),
         Command::Demo => perf::demo(&workspace),
         Command::VmTest(options) => vm::run(&workspace, options),
+        Command::Fuzz(options) => fuzz::run(&workspace, options),
         Command::Bench(options) => perf::bench(&workspace, options),
     }
 }

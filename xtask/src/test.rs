@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::workspace::Workspace;
-use crate::{build, check, packages, sh, vm};
+use crate::{build, check, fuzz, packages, sh, vm};
 
 /// What to run.
 #[derive(Args)]
@@ -38,6 +38,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     build::failpoints(workspace)?;
     let mut tally = Tally::default();
     tally.add(tests(workspace, options))?;
+    if options.filter.is_none() {
+        tally.add_fuzz(fuzz::ci(workspace));
+    }
     if !options.no_vm && options.filter.is_none() {
         tally.add_vm(vm::ci(workspace));
     }
@@ -101,6 +104,24 @@ impl Tally {
             line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
         {
             self.failures.push(name.to_owned());
+        }
+    }
+
+    /// Counts each fuzz target as a test.
+    fn add_fuzz(&mut self, outcomes: Result<Vec<fuzz::Outcome>>) {
+        match outcomes {
+            Ok(outcomes) => {
+                for outcome in outcomes {
+                    match outcome.error {
+                        None => self.passed += 1,
+                        Some(error) => {
+                            self.failed += 1;
+                            self.failures.push(format!("fuzz {}: {error}", outcome.target));
+                        }
+                    }
+                }
+            }
+            Err(error) => self.broken.push(format!("fuzz: {error:#}")),
         }
     }
 

@@ -19,6 +19,8 @@ mod digest;
 mod error;
 mod export;
 mod flight;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod heal;
 mod inspect;
 mod layers;

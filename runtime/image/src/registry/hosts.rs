@@ -95,7 +95,7 @@ fn is_loopback(authority: &str) -> bool {
     connect::is_loopback(host)
 }
 
-fn parse(text: &str, dir: &Path, registry: &str) -> Result<Vec<Host>, String> {
+pub(super) fn parse(text: &str, dir: &Path, registry: &str) -> Result<Vec<Host>, String> {
     let root: Table = toml::from_str(text).map_err(|e| e.to_string())?;
     let mut hosts = Vec::new();
     for (name, value) in table(&root, "host")?.into_iter().flatten() {

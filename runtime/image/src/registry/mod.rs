@@ -274,3 +274,9 @@ fn kind_of_all(attempts: &[Error]) -> ErrorKind {
         .find(|kind| kinds.contains(kind))
         .unwrap_or(ErrorKind::NotFound)
 }
+
+/// Whatever a `hosts.toml` says, it is read or refused.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn parse_hosts(text: &str) {
+    let _ = hosts::parse(text, std::path::Path::new("/"), "registry.test");
+}
