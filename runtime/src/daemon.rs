@@ -37,6 +37,7 @@ use crate::control;
 use crate::cri::{self, Front};
 use crate::metrics::Metrics;
 use crate::pod::{self, Options, Roster};
+use crate::stats::Stats;
 use crate::stream::{self, Streams};
 use endpoint::Endpoint;
 use lock::Lock;
@@ -68,6 +69,9 @@ pub enum Error {
     /// The networks can't be opened.
     #[error("open the networks")]
     Networks(#[from] berth_network::Error),
+    /// The cgroup hierarchies can't be found.
+    #[error("find the cgroup hierarchies")]
+    Stats(#[source] io::Error),
     /// The metrics can't be registered.
     #[error("register metrics")]
     Metrics(#[from] prometheus::Error),
@@ -176,7 +180,8 @@ async fn recover(config: &Arc<Config>, parts: Parts) -> Result<(Arc<Front>, TcpL
     let Parts { streams: (streams, listener), images, networks, metrics } = parts;
     let registry = config.registry.of_store();
     let config = Arc::clone(config);
-    let front = Front { roster, streams, images, registry, networks, metrics, config };
+    let stats = Arc::new(Stats::open().map_err(Error::Stats)?);
+    let front = Front { roster, streams, images, registry, networks, stats, metrics, config };
     Ok((Arc::new(front), listener))
 }
 

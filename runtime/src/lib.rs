@@ -5,6 +5,7 @@
 //! - [`shim`]: the client side of a pod's shim.
 //! - [`store`]: records on disk. [`recover`]: records + shims + kernel -> pods.
 //! - [`ports`]: what pods need of images and networks.
+//! - [`stats`]: what pods and containers use.
 //! - [`cri`], [`control`]: the doors for kubelet and for the operator.
 //! - [`stream`]: exec, attach and port-forward: the streaming server.
 //! - [`failpoint`]: named steps that tests make fail. [`clock`]: time and boot.
@@ -23,5 +24,6 @@ pub mod ports;
 mod recover;
 pub mod shim;
 pub mod spec;
+pub mod stats;
 pub mod store;
 pub mod stream;

@@ -1,7 +1,8 @@
 //! The front door: Kubernetes CRI over gRPC.
 //!
 //! - `service`: the generated traits; which handler answers which RPC, and which are not built.
-//! - `pod`, `container`, `exec`, `stream`, `image`, `status`: the handlers, one file per family.
+//! - `pod`, `container`, `exec`, `stream`, `image`, `stats`, `status`: the handlers, one file per
+//!   family.
 //! - `parse`: requests -> our specs; `render`: our snapshots -> answers; `filter`: list filters.
 //! - `deadline`: the caller's time limit, for every RPC.
 //! - `code`: error kind -> gRPC code; `call`: span, measurement and log line of every RPC.
@@ -21,6 +22,7 @@ mod render;
 #[cfg(test)]
 mod samples;
 mod service;
+mod stats;
 mod status;
 mod stream;
 
@@ -34,6 +36,7 @@ use berth_proto::cri::runtime_service_server::RuntimeServiceServer;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::pod::Roster;
+use crate::stats::Stats;
 use crate::stream::Streams;
 
 pub(crate) use code::of_image;
@@ -54,6 +57,8 @@ pub struct Front {
     pub streams: Arc<Streams>,
     /// Networks.
     pub networks: Arc<Networks>,
+    /// What pods and containers use.
+    pub stats: Arc<Stats>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What Status shows.

@@ -30,6 +30,7 @@ pub(super) fn pod(byte: u8, labels: &[(&str, &str)]) -> PodSnapshot {
         ready: true,
         created_at: 17,
         ips: vec!["10.1.2.3".parse().unwrap(), "fd00::1".parse().unwrap()],
+        cgroup: "/kubepods/pod1".into(),
         netns: None,
         shim_pid: Some(1),
         leftovers: vec![],

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::call::call;
 use super::code::unimplemented;
-use super::{Front, container, deadline, exec, image, pod, status, stream};
+use super::{Front, container, deadline, exec, image, pod, stats, status, stream};
 
 /// The answer of a streaming RPC.
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -233,16 +233,24 @@ impl RuntimeService for Front {
 
     async fn container_stats(
         &self,
-        _: Request<cri::ContainerStatsRequest>,
+        request: Request<cri::ContainerStatsRequest>,
     ) -> Result<Response<cri::ContainerStatsResponse>, Status> {
-        unimplemented("ContainerStats")
+        let request = request.into_inner();
+        call(
+            &self.metrics,
+            "ContainerStats",
+            &request.container_id,
+            stats::container(self, &request),
+        )
+        .await
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<cri::ListContainerStatsRequest>,
+        request: Request<cri::ListContainerStatsRequest>,
     ) -> Result<Response<cri::ListContainerStatsResponse>, Status> {
-        unimplemented("ListContainerStats")
+        let request = request.into_inner();
+        call(&self.metrics, "ListContainerStats", "", stats::containers(self, request)).await
     }
 
     type StreamContainerStatsStream = Streamed<cri::StreamContainerStatsResponse>;
@@ -255,16 +263,19 @@ impl RuntimeService for Front {
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<cri::PodSandboxStatsRequest>,
+        request: Request<cri::PodSandboxStatsRequest>,
     ) -> Result<Response<cri::PodSandboxStatsResponse>, Status> {
-        unimplemented("PodSandboxStats")
+        let request = request.into_inner();
+        call(&self.metrics, "PodSandboxStats", &request.pod_sandbox_id, stats::pod(self, &request))
+            .await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<cri::ListPodSandboxStatsRequest>,
+        request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Result<Response<cri::ListPodSandboxStatsResponse>, Status> {
-        unimplemented("ListPodSandboxStats")
+        let request = request.into_inner();
+        call(&self.metrics, "ListPodSandboxStats", "", stats::pods(self, request)).await
     }
 
     type StreamPodSandboxStatsStream = Streamed<cri::StreamPodSandboxStatsResponse>;

@@ -192,6 +192,7 @@ impl Driver {
             ready,
             created_at: self.record.created_at,
             ips: self.record.ips.clone(),
+            cgroup: self.env.cgroup_parent.clone(),
             netns: self.env.netns().filter(|_| ready),
             shim_pid: self.env.link().map(|link| link.process.pid()),
             leftovers: self.record.leftovers.iter().map(ToString::to_string).collect(),

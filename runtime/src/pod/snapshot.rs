@@ -21,6 +21,9 @@ pub struct PodSnapshot {
     pub created_at: i64,
     /// The first is the primary one; empty with the host's network.
     pub ips: Vec<IpAddr>,
+    /// The cgroup that its containers' cgroups, named by their ids, are in; relative to the
+    /// hierarchies' roots.
+    pub cgroup: String,
     /// Where the network namespace is pinned; None with the host's network or when not ready.
     pub netns: Option<PathBuf>,
     /// Process id of the shim; None when it is gone.

@@ -70,6 +70,22 @@ impl Hierarchies {
         self.v1.iter().chain(&self.v2)
     }
 
+    /// A cgroup's directory in the v1 hierarchy that has this controller.
+    #[must_use]
+    pub fn directory(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
+        let has = |root: &&PathBuf| {
+            let name = root.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.split(',').any(|one| one == controller)
+        };
+        self.v1.iter().find(has).map(|root| below(root, cgroup))
+    }
+
+    /// A cgroup's directory in the v2 hierarchy.
+    #[must_use]
+    pub fn unified_directory(&self, cgroup: &str) -> Option<PathBuf> {
+        self.v2.as_deref().map(|root| below(root, cgroup))
+    }
+
     /// Only cgroup v2 is there.
     #[must_use]
     pub fn unified(&self) -> bool {

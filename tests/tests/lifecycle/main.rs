@@ -11,4 +11,5 @@ mod logs;
 mod mounts;
 mod pod;
 mod process;
+mod stats;
 mod stop;

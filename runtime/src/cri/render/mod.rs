@@ -3,10 +3,12 @@
 mod container;
 mod image;
 mod pod;
+mod stats;
 
 pub(super) use container::{container, container_state, container_status};
 pub(super) use image::{fs_usage, image};
 pub(super) use pod::{pod, pod_status};
+pub(super) use stats::{container_stats, pod_stats};
 
 use std::collections::{BTreeMap, HashMap};
 
