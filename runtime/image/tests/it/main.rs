@@ -7,6 +7,8 @@ mod archives;
 #[cfg(test)]
 mod badtars;
 #[cfg(test)]
+mod bombs;
+#[cfg(test)]
 mod conduct;
 #[cfg(test)]
 mod cosign;

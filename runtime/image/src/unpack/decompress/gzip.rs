@@ -41,10 +41,10 @@ impl<R: BufRead> Gzip<R> {
     }
 
     fn header(&mut self) -> io::Result<()> {
-        let [id1, id2, method, flags, ..] = self.bytes::<10>()?;
-        if [id1, id2] != [0x1f, 0x8b] {
+        if self.bytes()? != [0x1f, 0x8b] {
             return Err(invalid("bytes after the end are neither a member nor zeros"));
         }
+        let [method, flags, ..] = self.bytes::<8>()?;
         if method != DEFLATE || flags & RESERVED != 0 {
             return Err(invalid("a member of unknown method or flags"));
         }
