@@ -144,6 +144,9 @@ async fn build(config: &Config) -> Result<Parts, Error> {
         registry: config.registry.of_store(),
         limits: config.image.limits.of_store(),
         keep_blobs: config.image.keep_blobs,
+        write_rate: Some(config.image.write_mib_per_second)
+            .filter(|rate| *rate > 0)
+            .map(|rate| rate.saturating_mul(1 << 20)),
         ..StoreConfig::new(config.root.join("image"))
     });
     let networks = Networks::open(NetworkConfig {

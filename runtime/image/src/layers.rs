@@ -109,9 +109,14 @@ impl Wanted {
 }
 
 impl Layers {
-    pub(crate) fn new(store: Arc<Store>, parallel: usize, limits: Limits) -> Self {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        parallel: usize,
+        limits: Limits,
+        write_rate: Option<u64>,
+    ) -> Self {
         let limit = Arc::new(Semaphore::new(parallel.max(1)));
-        let (board, flights, chains) = (Board::default(), Flights::new(), Turns::default());
+        let (board, flights, chains) = (Board::new(write_rate), Flights::new(), Turns::default());
         Self { store, board, flights, chains, limit, limits }
     }
 

@@ -92,6 +92,8 @@ pub struct StoreConfig {
     pub boot_id: Option<String>,
     /// What one layer may ask of the machine.
     pub limits: Limits,
+    /// Bytes per second that all layers together may be unpacked at; `None`: no bound.
+    pub write_rate: Option<u64>,
 }
 
 impl StoreConfig {
@@ -103,6 +105,7 @@ impl StoreConfig {
             root: root.into(),
             parallel_layers: 4,
             keep_blobs: false,
+            write_rate: None,
             policy,
             pinned: Vec::new(),
             writable: None,
@@ -160,7 +163,8 @@ impl ImageStore {
             Ok((store, config))
         });
         let (store, config) = store.await?;
-        let layers = Arc::new(Layers::new(store.clone(), config.parallel_layers, config.limits));
+        let (parallel, limits) = (config.parallel_layers, config.limits);
+        let layers = Arc::new(Layers::new(store.clone(), parallel, limits, config.write_rate));
         let (policy, pins) = (config.policy, Pins::new(&config.pinned));
         let net = Arc::<Net>::default();
         let healer = Arc::new(Healer {

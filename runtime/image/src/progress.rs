@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Digest;
 use crate::manifest::Descriptor;
+use crate::registry::Budget;
 
 /// A pull or import under way, as it stood at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +92,14 @@ pub(crate) struct Meter {
     state: AtomicU8,
     host: Mutex<Option<Arc<str>>>,
     moved: Mutex<Option<Instant>>,
+    pace: Option<Arc<Pace>>,
+}
+
+/// How fast all layers together may be written.
+#[derive(Debug)]
+struct Pace {
+    budget: Budget,
+    per_second: u64,
 }
 
 impl Meter {
@@ -100,9 +109,13 @@ impl Meter {
         self.touch();
     }
 
-    /// So many bytes of the tar have been unpacked.
+    /// So many bytes of the tar are to be unpacked. Blocks, where the node's budget for writing
+    /// says so.
     pub(crate) fn unpacked(&self, count: usize) {
         self.unpacked.fetch_add(count as u64, Ordering::Relaxed);
+        if let Some(pace) = &self.pace {
+            std::thread::sleep(pace.budget.take(count, pace.per_second));
+        }
     }
 
     /// How many bytes of the blob have come.
@@ -153,6 +166,7 @@ impl Meter {
 pub(crate) struct Board {
     pulls: Mutex<Vec<Weak<Entry>>>,
     meters: Mutex<HashMap<Digest, Weak<Meter>>>,
+    pace: Option<Arc<Pace>>,
 }
 
 /// One pull's line on the board; gone when dropped.
@@ -165,6 +179,12 @@ pub(crate) struct Entry {
 }
 
 impl Board {
+    /// With so many bytes per second for all layers that are unpacked; `None`: no bound.
+    pub(crate) fn new(write_rate: Option<u64>) -> Self {
+        let pace = |per_second| Arc::new(Pace { budget: Budget::default(), per_second });
+        Self { pace: write_rate.map(pace), ..Self::default() }
+    }
+
     pub(crate) fn enter(&self, reference: String) -> Arc<Entry> {
         let entry = Arc::new(Entry {
             reference,
@@ -185,7 +205,7 @@ impl Board {
         if let Some(meter) = meters.get(diff_id).and_then(Weak::upgrade) {
             return meter;
         }
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::new(Meter { pace: self.pace.clone(), ..Meter::default() });
         meters.insert(diff_id.clone(), Arc::downgrade(&meter));
         meter
     }
@@ -230,6 +250,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_layers_together_keep_to_the_budget_for_writing() {
+        let board = Board::new(Some(1_000_000));
+        let meters = [board.meter(&Digest::of(b"one")), board.meter(&Digest::of(b"two"))];
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for meter in &meters {
+                scope.spawn(|| (0..4).for_each(|_| meter.unpacked(50_000)));
+            }
+        });
+        // 400,000 bytes, less what may come at once.
+        assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+    }
 
     #[test]
     fn a_layer_that_two_pulls_want_moves_for_both_and_ends_with_them() {

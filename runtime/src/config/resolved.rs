@@ -102,6 +102,8 @@ pub struct Image {
     pub preload: Option<PathBuf>,
     /// Keep the compressed layers of all images.
     pub keep_blobs: bool,
+    /// What all layers together may be unpacked at; 0: no bound.
+    pub write_mib_per_second: u64,
     /// Names of images that kubelet's garbage collection must leave, with `*` for any text.
     pub pinned: Vec<String>,
     /// What one layer may ask of the machine.
@@ -302,6 +304,7 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
         image: Image {
             preload: raw.image.preload.map(|p| absolute("image.preload", p)).transpose()?,
             keep_blobs: raw.image.keep_blobs.unwrap_or(false),
+            write_mib_per_second: raw.image.write_mib_per_second.unwrap_or(0),
             pinned: raw.image.pinned.unwrap_or_default(),
             limits: limits::resolve(&raw.image.limits)?,
             policy: policy::resolve(raw.image.policy)?,

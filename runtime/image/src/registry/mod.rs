@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use connect::Proxies;
 pub use credentials::Credentials;
-pub(crate) use net::Net;
+pub(crate) use net::{Budget, Net};
 pub(crate) use source::{Fetched, Source};
 
 use crate::digest::Digest;

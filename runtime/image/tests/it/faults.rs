@@ -1,5 +1,7 @@
 //! Registries that lie or fail: a clear error each, and nothing left behind.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use berth_image::{Digest, Error, ErrorKind, ImageStore};
 use serde_json::json;
 
@@ -90,6 +92,26 @@ async fn lying_blobs_are_refused() {
             },
         ),
         (
+            "encoded",
+            Invalid,
+            vec![&top, "content encoding"],
+            Answer::Body {
+                status: "200 OK",
+                headers: "content-encoding: gzip\r\n".to_owned(),
+                bytes: honest.clone(),
+            },
+        ),
+        (
+            "a page in place of the blob",
+            Invalid,
+            vec![&top, "announces"],
+            Answer::Body {
+                status: "200 OK",
+                headers: "content-type: text/html\r\n".to_owned(),
+                bytes: b"<html>please log in</html>".to_vec(),
+            },
+        ),
+        (
             "redirect loop",
             Invalid,
             vec![&top, "redirects"],
@@ -107,6 +129,37 @@ type Lie<'a> = (&'a str, ErrorKind, Vec<&'a str>, Answer);
 fn document(bytes: &[u8]) -> Answer {
     let headers = format!("content-type: {OCI_MANIFEST}\r\n");
     Answer::Body { status: "200 OK", headers, bytes: bytes.to_vec() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_changes_while_it_is_pulled_gives_one_image_or_the_other() {
+    let liar = Liar::start();
+    let (_dir, store) = store().await;
+    let other = images::image(&[tar(b"x")], Dialect::Docker, Compression::Zstd, json!({}));
+    let made = [two_layers(), other];
+    for image in &made {
+        liar.honest("t", image);
+    }
+    // Each request is answered with the other one.
+    let (asked, manifests) = (AtomicUsize::new(0), made.clone().map(|image| image.manifest));
+    let reply = move |_: &str, _: &[u8]| {
+        Answer::manifest(&manifests[asked.fetch_add(1, Ordering::SeqCst) % 2])
+    };
+    liar.tag("t", Answer::call(reply));
+    for image in made {
+        let pulled = pull(&store, &liar.name("t")).await.unwrap();
+        assert_eq!(pulled.id, image.id());
+        let digest = format!("@{}", image.manifest.digest());
+        assert!(pulled.repo_digests.iter().any(|name| name.ends_with(&digest)));
+    }
+    // By digest, another manifest is no answer.
+    let first = two_layers();
+    let path = first.manifest.digest().to_string();
+    liar.tag(&path, Answer::blob(&[&first.manifest.bytes[..], b" "].concat()));
+    let name = format!("{}/x/y@{path}", liar.address);
+    let error = pull(&store, &name).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.report().contains("the content is sha256:"), "{}", error.report());
 }
 
 async fn refuse_tags(lies: Vec<Lie<'_>>) {
