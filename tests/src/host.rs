@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{LazyLock, Mutex};
@@ -93,13 +93,23 @@ impl Host {
         stdout_of(command.args(args).output()?, &format!("{program} {}", args.join(" ")))
     }
 
+    /// A connection to an address of the namespace.
+    pub fn connect(&self, address: SocketAddr) -> Result<TcpStream> {
+        connect_in(self.pid(), address)
+    }
+
     /// A listener at a free port of the namespace's loopback.
     pub fn listen(&self) -> Result<TcpListener> {
+        self.listen_at("127.0.0.1:0")
+    }
+
+    /// A listener at an address of the namespace.
+    pub fn listen_at(&self, address: &'static str) -> Result<TcpListener> {
         let netns = File::open(format!("/proc/{}/ns/net", self.pid()))?;
         // setns counts for one thread: one of its own.
         let bind = std::thread::spawn(move || -> Result<TcpListener> {
             setns(netns, CloneFlags::CLONE_NEWNET)?;
-            Ok(TcpListener::bind("127.0.0.1:0")?)
+            Ok(TcpListener::bind(address)?)
         });
         match bind.join() {
             Ok(listener) => listener,
@@ -111,6 +121,20 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         end(&mut self.holder);
+    }
+}
+
+/// A connection to an address of the network namespace of a process.
+pub fn connect_in(pid: u32, address: SocketAddr) -> Result<TcpStream> {
+    let netns = File::open(format!("/proc/{pid}/ns/net"))?;
+    // setns counts for one thread: one of its own.
+    let connect = std::thread::spawn(move || -> Result<TcpStream> {
+        setns(netns, CloneFlags::CLONE_NEWNET)?;
+        Ok(TcpStream::connect(address)?)
+    });
+    match connect.join() {
+        Ok(stream) => stream,
+        Err(_) => bail!("the thread that connects in a namespace panicked"),
     }
 }
 

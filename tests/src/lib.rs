@@ -5,6 +5,7 @@
 //! - [`registry`], [`image`], [`fixtures`]: a real docker-registry and images made here.
 //! - [`proxy`]: the way from a node to the registry, which a test can cut.
 //! - [`host`]: the network and mount namespaces a node lives in.
+//! - [`stream`]: clients of exec, attach and port-forward.
 //! - [`footprint`]: what belongs to a node on the machine, to be compared before and after.
 //! - [`eventually`]: waiting for a condition, with a deadline.
 //!
@@ -23,6 +24,7 @@ pub mod image;
 pub mod node;
 pub mod proxy;
 pub mod registry;
+pub mod stream;
 pub mod tar;
 pub mod work;
 

@@ -15,6 +15,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iptables", "portmap's tool"),
     ("nftables", "the tables behind it"),
     ("openssl", "certificates for the registry over HTTPS"),
+    ("python3-kubernetes", "Kubernetes' Python client, a user of streams"),
+    ("kubernetes-client", "kubectl, another; not installed where there is a kubectl already"),
     ("e2fsprogs", "small file systems that fill up"),
 ];
 
@@ -36,8 +38,11 @@ pub(crate) fn install_for_vm() -> Result<()> {
 }
 
 fn ensure(packages: &[(&str, &str)]) -> Result<()> {
-    let absent: Vec<&str> =
-        packages.iter().map(|(name, _)| *name).filter(|name| !installed(name)).collect();
+    let absent: Vec<&str> = packages
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| !installed(name) && !has_kubectl(name))
+        .collect();
     if absent.is_empty() {
         return Ok(());
     }
@@ -56,6 +61,11 @@ fn apt() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive");
     command
+}
+
+/// Other packages have kubectl, too, at the same path.
+fn has_kubectl(package: &str) -> bool {
+    package == "kubernetes-client" && std::path::Path::new("/usr/bin/kubectl").exists()
 }
 
 fn installed(name: &str) -> bool {

@@ -8,6 +8,7 @@ mod policy;
 mod raw;
 mod registry;
 mod resolved;
+mod stream;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,9 @@ pub use policy::{ImagePolicy, PolicyAction, PolicyRule};
 pub use registry::Registry;
 pub use resolved::{
     Builtin, Cgroup, CgroupDriver, Config, Cri, Image, InvalidValue, Log, Metrics, Network,
-    Reloadable, Shim, Stream, StreamTls,
+    Reloadable, Shim,
 };
+pub use stream::{Stream, StreamTls};
 
 /// The file that is read when the command line names none; it may be absent.
 pub const DEFAULT_FILE: &str = "/etc/berth/config.toml";

@@ -11,6 +11,7 @@ use super::limits::{self, ImageLimits};
 use super::policy::{self, ImagePolicy};
 use super::raw::Raw;
 use super::registry::{self, Registry};
+use super::stream::{self, Stream};
 
 /// The longest file name that a socket may have: with it the name `/proc/self/fd/N/NAME`, by
 /// which a socket in a deep directory is bound, still fits `sun_path` (unix(7)).
@@ -126,29 +127,6 @@ pub struct Shim {
 pub struct Metrics {
     /// Where they are served over HTTP; None: nowhere.
     pub address: Option<SocketAddr>,
-}
-
-/// Exec, attach and port-forward.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stream {
-    /// Where they are served. Port 0: a free one.
-    pub address: SocketAddr,
-    /// Over TLS; None: in plain text.
-    #[serde(flatten)]
-    pub tls: Option<StreamTls>,
-    /// How long one may carry nothing.
-    pub idle_timeout_seconds: u64,
-}
-
-/// The server's identity for TLS.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct StreamTls {
-    /// Its certificate and those above it, PEM.
-    #[serde(rename = "tls_cert")]
-    pub cert: PathBuf,
-    /// Its private key, PEM.
-    #[serde(rename = "tls_key")]
-    pub key: PathBuf,
 }
 
 /// What may change while the daemon runs (a later reload swaps this part alone).
@@ -320,7 +298,7 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
         metrics: Metrics {
             address: raw.metrics.address.map(|v| address("metrics.address", v)).transpose()?,
         },
-        stream: stream(raw.stream)?,
+        stream: stream::resolve(raw.stream)?,
         reloadable: Reloadable { log: Log { level: level(raw.log.level)? } },
     };
     if config.root == config.state {
@@ -426,32 +404,8 @@ fn bridge_subnets(value: Option<Vec<String>>) -> Result<Vec<Subnet>, InvalidValu
     Ok(subnets)
 }
 
-fn address(key: &'static str, value: String) -> Result<SocketAddr, InvalidValue> {
+pub(super) fn address(key: &'static str, value: String) -> Result<SocketAddr, InvalidValue> {
     value.parse().map_err(|_| InvalidValue::Address { key, value })
-}
-
-fn stream(raw: super::raw::Stream) -> Result<Stream, InvalidValue> {
-    const WEEK: u64 = 7 * 24 * 60 * 60;
-    let text = raw.address.unwrap_or_else(|| "127.0.0.1:0".to_owned());
-    let address = address("stream.address", text)?;
-    if address.ip().is_unspecified() {
-        return Err(InvalidValue::AnyAddress { value: address.to_string() });
-    }
-    let tls = match (raw.tls_cert, raw.tls_key) {
-        (None, None) => None,
-        (Some(cert), Some(key)) => Some(StreamTls {
-            cert: absolute("stream.tls_cert", cert)?,
-            key: absolute("stream.tls_key", key)?,
-        }),
-        (Some(one), None) | (None, Some(one)) => {
-            return Err(InvalidValue::HalfTls { value: one.display().to_string() });
-        }
-    };
-    let idle_timeout_seconds = raw.idle_timeout_seconds.unwrap_or(4 * 60 * 60);
-    if !(1..=WEEK).contains(&idle_timeout_seconds) {
-        return Err(InvalidValue::Idle { value: idle_timeout_seconds });
-    }
-    Ok(Stream { address, tls, idle_timeout_seconds })
 }
 
 fn level(value: Option<String>) -> Result<String, InvalidValue> {

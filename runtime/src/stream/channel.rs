@@ -80,6 +80,11 @@ impl Output {
         }
     }
 
+    /// Whether the client can end what it sends and go on reading.
+    pub(super) fn ends_by_halves(&self) -> bool {
+        matches!(self, Self::Spdy(_))
+    }
+
     /// Waits until the client does not want it any more, where its protocol can say that.
     pub(super) fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
         let lost = match self {

@@ -197,7 +197,7 @@ async fn connect_and_pump(
         Ok(socket) => {
             let lost = data.lost();
             tokio::select! {
-                () = pump(socket, input, &mut data) => {}
+                () = pump(socket, input, &mut data, &mut error) => {}
                 () = lost => {}
             }
         }
@@ -228,8 +228,9 @@ async fn connect(forward: &Forward, port: u16) -> io::Result<TcpStream> {
 }
 
 /// Until both directions have ended, each by itself.
-async fn pump(socket: TcpStream, mut input: Input, data: &mut Output) {
+async fn pump(socket: TcpStream, mut input: Input, data: &mut Output, error: &mut Output) {
     let (mut from, mut to) = socket.into_split();
+    let halves = data.ends_by_halves();
     let up = async {
         let mut open = true;
         // What the pod takes no more is dropped, so that it holds up nobody.
@@ -255,8 +256,18 @@ async fn pump(socket: TcpStream, mut input: Input, data: &mut Output) {
             }
         }
         data.finish().await;
+        // Clients wait for this before they close their own end.
+        error.finish().await;
     };
-    tokio::join!(up, down);
+    if halves {
+        tokio::join!(up, down);
+    } else {
+        // A client that cannot end its half is done when the pod is.
+        tokio::select! {
+            () = down => {}
+            () = async { up.await; std::future::pending().await } => {}
+        }
+    }
 }
 
 /// What is read from a pod at a time.

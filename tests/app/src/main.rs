@@ -35,6 +35,7 @@ const COMMANDS: &[Command] = &[
         usage: "PORT TEXT (TCP: says TEXT to each caller)",
         run: streams::serve,
     },
+    Command { name: "pour", usage: "PORT BYTES (TCP: so much to each caller)", run: streams::pour },
     Command { name: "dial", usage: "ADDRESS:PORT", run: streams::dial },
     Command { name: "write", usage: "FILE TEXT...", run: files::write },
     Command { name: "fill", usage: "FILE MIB", run: files::fill },

@@ -113,6 +113,25 @@ pub(crate) fn serve(args: &[String]) -> Outcome {
     Ok(0)
 }
 
+/// Sends much to each caller, one after another.
+pub(crate) fn pour(args: &[String]) -> Outcome {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, number(args, 0, None)?))?;
+    let bytes: usize = number(args, 1, None)?;
+    let block = vec![b'x'; 256 << 10];
+    for caller in listener.incoming() {
+        let mut caller = caller?;
+        let mut left = bytes;
+        while let Some(part) = block.get(..left.min(block.len())).filter(|part| !part.is_empty()) {
+            // A caller that hangs up early is its own business.
+            if caller.write_all(part).is_err() {
+                break;
+            }
+            left -= part.len();
+        }
+    }
+    Ok(0)
+}
+
 pub(crate) fn dial(args: &[String]) -> Outcome {
     // No names: a static program has no resolver.
     let address: SocketAddr = text(args, 0)?.parse().map_err(|_| invalid("no ADDRESS:PORT"))?;

@@ -102,7 +102,7 @@ fn full_lines(log: &Path) -> Result<u64> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "no log here has 2^53 bytes")]
-fn decimal(number: u64) -> f64 {
+pub(super) fn decimal(number: u64) -> f64 {
     number as f64
 }
 

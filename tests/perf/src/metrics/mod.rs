@@ -8,6 +8,7 @@ mod idle;
 mod log;
 mod memory;
 mod pull;
+mod stream;
 
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub(crate) enum Suite {
     Burst,
     /// ExecSync of a program that ends at once.
     Exec,
+    /// Throughput of exec's output and of a forwarded port.
+    Stream,
     /// Log throughput, in large writes and a line at a time.
     Log,
     /// Fifty pods: lists, memory, idle processor time, restart.
@@ -107,6 +110,8 @@ pub(crate) struct Scale {
     pub(crate) calls: u32,
     /// Bytes of log.
     pub(crate) log: u64,
+    /// Bytes of a stream.
+    pub(crate) stream: u64,
     /// Pods that are there at once.
     pub(crate) pods: u32,
     /// Restarts and pulls.
@@ -122,6 +127,7 @@ impl Scale {
         burst: 100,
         calls: 200,
         log: 512 << 20,
+        stream: 1_000_000_000,
         pods: 50,
         repeats: 3,
         idle: Duration::from_secs(10),
@@ -133,6 +139,7 @@ impl Scale {
         burst: 20,
         calls: 30,
         log: 64 << 20,
+        stream: 200_000_000,
         pods: 10,
         repeats: 1,
         idle: Duration::from_secs(2),
@@ -152,6 +159,7 @@ pub(crate) async fn measure(suite: Suite, target: &mut Target, scale: Scale) -> 
         Suite::PodCni => cycle::measure(target, &cycle::CNI, scale).await,
         Suite::Burst => burst::measure(target, scale).await,
         Suite::Exec => exec::measure(target, scale).await,
+        Suite::Stream => stream::measure(target, scale).await,
         Suite::Log => log::measure(target, scale).await,
         Suite::Density => density::measure(target, scale).await,
     }
