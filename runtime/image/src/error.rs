@@ -114,6 +114,14 @@ pub enum Error {
         /// The blob's digest.
         digest: digest::Digest,
     },
+    /// What is missing of an image could not be fetched.
+    #[error("fetch the compressed layers of image {digest}, which are not kept here")]
+    Fetch {
+        /// The image's id.
+        digest: digest::Digest,
+        /// What went wrong.
+        source: Box<Error>,
+    },
     /// A tag was wanted and a digest given.
     #[error("{reference:?} is not a name with a tag")]
     NotTag {
@@ -132,9 +140,10 @@ impl Error {
         match self {
             Self::Reference(_) | Self::Digest(_) | Self::Archive { .. } => ErrorKind::Invalid,
             Self::Pull { source, .. } | Self::Layer { source, .. } => source.kind(),
-            Self::Import { source, .. } | Self::Push { source, .. } | Self::Load { source } => {
-                source.kind()
-            }
+            Self::Import { source, .. }
+            | Self::Push { source, .. }
+            | Self::Load { source }
+            | Self::Fetch { source, .. } => source.kind(),
             Self::Registry(error) => error.kind(),
             Self::Manifest(_) => ErrorKind::Invalid,
             Self::Policy(_) => ErrorKind::Refused,

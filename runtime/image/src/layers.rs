@@ -438,6 +438,37 @@ async fn fill(
     Ok(())
 }
 
+/// Brings a blob in to be kept whole, without unpacking it. Dropping the future stops that.
+pub(crate) async fn keep(
+    store: &Arc<Store>,
+    blobs: &Arc<impl Blobs>,
+    blob: &Descriptor,
+    meter: Arc<Meter>,
+) -> Result<(), Error> {
+    meter.restart();
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let mut intake =
+        Intake::new(sender, meter.clone(), store.blobs.clone(), blob.clone(), Copying::Keep);
+    let sending = async {
+        fill(store, blobs, blob, &mut intake).await?;
+        Ok::<_, Error>(intake.end().await)
+    };
+    let wanted = blob.clone();
+    let reading = blocking(move || unpack::verify_blob(receiver, &wanted.digest, wanted.size));
+    let (sent, read) = tokio::join!(sending, reading);
+    if let Some(copied) = sent? {
+        let verified = read.is_ok();
+        blocking(move || {
+            copied.settle(verified);
+            Ok(())
+        })
+        .await?;
+    }
+    read?;
+    meter.set(LayerState::Done);
+    Ok(())
+}
+
 fn unpack_into_staging(
     store: &Arc<Store>,
     pieces: mpsc::Receiver<Piece>,

@@ -54,8 +54,9 @@ pub use reference::{InvalidReference, Reference};
 pub use registry::{Chunks, Credentials, Error as RegistryError, Proxies, RegistryConfig, Resume};
 pub use snapshot::{Error as SnapshotError, Snapshot};
 pub use store::{
-    DiskUsage, Error as StoreError, FsUsage, FsckOptions, FsckReport, GcOptions, GcReport, Image,
-    ImageDisk, ImageId, ImageUser, LayerCheck, LayerDisk, LayerHealth, PathDamage, Reason, Removed,
+    DiskUsage, Error as StoreError, FsUsage, FsckOptions, FsckProgress, FsckReport, GcOptions,
+    GcReport, Image, ImageDisk, ImageId, ImageUser, LayerCheck, LayerDisk, LayerHealth, PathDamage,
+    Reason, Removed,
 };
 pub use unpack::{Error as UnpackError, Limits, Piece, TarError};
 pub use upkeep::RepairReport;
@@ -314,12 +315,27 @@ impl ImageStore {
     }
 
     /// Makes ready an archive of the images that `names` lead to: a tag is saved as such, an id
-    /// with all its image's tags.
-    pub async fn save(&self, names: &[String]) -> Result<SavedArchive, Error> {
+    /// with all its image's tags. Blobs that are not kept are fetched by digest from where the
+    /// images came. Dropping the future leaves nothing.
+    pub async fn save(
+        &self,
+        names: &[String],
+        credentials: Option<Credentials>,
+        registry: &RegistryConfig,
+        progress: &LoadProgress,
+    ) -> Result<SavedArchive, Error> {
         let selected = archive::select(&self.store, names)?;
-        let blobs = selected.iter().flat_map(|one| one.blobs());
-        let held = self.store.blobs.hold(blobs.collect());
-        archive::prepare_save(self.store.clone(), selected, vec![held]).await
+        let held = self.store.blobs.hold(selected.iter().flat_map(|one| one.blobs()).collect());
+        let fetch = archive::Fetch {
+            store: &self.store,
+            board: &self.layers.board,
+            credentials,
+            registry,
+            net: &self.net,
+            progress,
+        };
+        let passing = fetch.all(&selected).await?;
+        archive::prepare_save(self.store.clone(), selected, held, passing).await
     }
 
     /// Gives the image that `name` leads to one more tag, which leaves any other image. Returns

@@ -93,9 +93,9 @@ async fn choose(source: &Source, top: Fetched) -> Result<(Manifest, Vec<u8>), Er
 }
 
 /// A registry's blobs, and whether this pull keeps them.
-struct RegistryBlobs {
-    source: Source,
-    copying: Copying,
+pub(crate) struct RegistryBlobs {
+    pub(crate) source: Source,
+    pub(crate) copying: Copying,
 }
 
 impl Blobs for RegistryBlobs {

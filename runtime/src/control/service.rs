@@ -7,7 +7,7 @@ use berth_proto::control::control_server::Control as Service;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::answer::{Streamed, stream};
-use super::{Control, image};
+use super::{Control, archive, image, upkeep};
 
 #[tonic::async_trait]
 impl Service for Control {
@@ -33,23 +33,55 @@ impl Service for Control {
         request: Request<Streaming<control::ImageLoadRequest>>,
     ) -> Result<Response<Self::ImageLoadStream>, Status> {
         let front = Arc::clone(&self.front);
-        Ok(stream(|parts| image::load(front, request.into_inner(), parts)))
+        Ok(stream(|parts| archive::load(front, request.into_inner(), parts)))
     }
 
     type ImageImportStream = Streamed<control::ImageImportResponse>;
     async fn image_import(
         &self,
-        _: Request<Streaming<control::ImageImportRequest>>,
+        request: Request<Streaming<control::ImageImportRequest>>,
     ) -> Result<Response<Self::ImageImportStream>, Status> {
-        Err(Status::unimplemented("ImageImport is not implemented"))
+        let front = Arc::clone(&self.front);
+        Ok(stream(|parts| archive::import(front, request.into_inner(), parts)))
     }
 
     type ImageSaveStream = Streamed<control::ImageSaveResponse>;
     async fn image_save(
         &self,
-        _: Request<control::ImageSaveRequest>,
+        request: Request<control::ImageSaveRequest>,
     ) -> Result<Response<Self::ImageSaveStream>, Status> {
-        Err(Status::unimplemented("ImageSave is not implemented"))
+        let front = Arc::clone(&self.front);
+        Ok(stream(|parts| archive::save(front, request.into_inner(), parts)))
+    }
+
+    type FsckStream = Streamed<control::FsckResponse>;
+    async fn fsck(
+        &self,
+        request: Request<control::FsckRequest>,
+    ) -> Result<Response<Self::FsckStream>, Status> {
+        let front = Arc::clone(&self.front);
+        Ok(stream(|parts| upkeep::fsck(front, request.into_inner(), parts)))
+    }
+
+    async fn disk_usage(
+        &self,
+        _: Request<control::DiskUsageRequest>,
+    ) -> Result<Response<control::DiskUsageResponse>, Status> {
+        upkeep::disk_usage(&self.front).await.map(Response::new)
+    }
+
+    async fn gc(
+        &self,
+        request: Request<control::GcRequest>,
+    ) -> Result<Response<control::GcResponse>, Status> {
+        upkeep::gc(&self.front, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn explain(
+        &self,
+        request: Request<control::ExplainRequest>,
+    ) -> Result<Response<control::ExplainResponse>, Status> {
+        upkeep::explain(&self.front, request.get_ref()).map(Response::new)
     }
 
     async fn image_inspect(

@@ -5,14 +5,15 @@ use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 
 use berth_proto::control::{
-    ImageLoadRequest, LoadOptions, Loaded, image_load_request, image_load_response, loaded,
+    ImageImportRequest, ImageLoadRequest, ImportOptions, LoadOptions, image_import_request,
+    image_import_response, image_load_request, image_load_response, loaded,
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
-use tonic::codegen::tokio_stream::StreamExt;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::tokio_stream::{StreamExt, once};
 
 use crate::args::{Global, Output};
 use crate::client::Client;
@@ -30,13 +31,12 @@ pub(crate) async fn load(global: &Global, file: &Path, repository: Option<String
     let source = Source::open(file)?;
     let mut client = Client::connect(global).await?;
     let mut progress = Progress::new(global, source.length);
-    let (data, mut broken) = source.send();
+    let (data, broken) = source.send();
     let options = LoadOptions { repository: repository.unwrap_or_default() };
     let first = ImageLoadRequest { part: Some(Part::Options(options)) };
     let rest = data.map(|data| ImageLoadRequest { part: Some(Part::Data(data)) });
-    let requests = tonic::codegen::tokio_stream::once(first).chain(rest);
     let work = async {
-        let mut answer = client.control.image_load(requests).await?.into_inner();
+        let mut answer = client.control.image_load(once(first).chain(rest)).await?.into_inner();
         while let Some(message) = answer.message().await? {
             match message.event {
                 Some(Event::Progress(transfer)) => progress.show(transfer),
@@ -44,23 +44,67 @@ pub(crate) async fn load(global: &Global, file: &Path, repository: Option<String
                 None => {}
             }
         }
-        Err(Failure::from(Status::internal("the daemon's answer ended early")))
+        Err(cut())
     };
-    let done = tokio::select! {
-        done = work => done?,
-        // What was read so far is no archive: the daemon must not take its end for the whole.
-        Ok(failure) = &mut broken => return Err(failure),
-    };
+    let done = sent(work, broken).await?;
     progress.end();
-    show_loaded(global, &done)
+    show_loaded(global, &done.images)
 }
 
-fn show_loaded(global: &Global, done: &Loaded) -> Outcome {
+pub(crate) async fn import(global: &Global, file: &Path, options: ImportOptions) -> Outcome {
+    use image_import_request::Part;
+    use image_import_response::Event;
+    let source = Source::open(file)?;
+    let mut client = Client::connect(global).await?;
+    let mut progress = Progress::new(global, source.length);
+    let (data, broken) = source.send();
+    let first = ImageImportRequest { part: Some(Part::Options(options)) };
+    let rest = data.map(|data| ImageImportRequest { part: Some(Part::Data(data)) });
+    let work = async {
+        let mut answer = client.control.image_import(once(first).chain(rest)).await?.into_inner();
+        while let Some(message) = answer.message().await? {
+            match message.event {
+                Some(Event::Progress(transfer)) => progress.show(transfer),
+                Some(Event::Done(done)) => return Ok(done),
+                None => {}
+            }
+        }
+        Err(cut())
+    };
+    let done = sent(work, broken).await?;
+    progress.end();
+    match global.output {
+        Output::Table => print(&format!("{}\n", done.id)),
+        Output::Json => {
+            let done = json!({"event": "done", "id": done.id, "tags": done.tags});
+            print(&format!("{done}\n"))
+        }
+    }
+}
+
+/// Waits for the daemon's answer. Where the source breaks, what was read so far is no archive:
+/// the daemon must not take its end for the whole.
+async fn sent<T>(
+    work: impl Future<Output = Outcome<T>>,
+    mut broken: oneshot::Receiver<Failure>,
+) -> Outcome<T> {
+    tokio::select! {
+        done = work => done,
+        Ok(failure) = &mut broken => Err(failure),
+    }
+}
+
+/// The daemon went away in the middle of its answer.
+pub(crate) fn cut() -> Failure {
+    Status::unavailable("the daemon's answer ended early").into()
+}
+
+fn show_loaded(global: &Global, loaded: &[loaded::Image]) -> Outcome {
     if global.output == Output::Json {
-        let images = Value::from_iter(done.images.iter().map(document));
+        let images = Value::from_iter(loaded.iter().map(document));
         return print(&format!("{}\n", json!({"event": "done", "images": images})));
     }
-    let lines = done.images.iter().map(|image| match image.tags.as_slice() {
+    let lines = loaded.iter().map(|image| match image.tags.as_slice() {
         [] => format!("loaded {}\n", image.id),
         tags => tags.iter().map(|tag| format!("loaded {tag}\n")).collect(),
     });

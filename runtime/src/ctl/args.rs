@@ -46,6 +46,29 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Image,
     },
+    /// Compare unpacked layers with what was unpacked. Exit code 5: something is damaged.
+    Fsck {
+        /// Only this image, or the layer with this key.
+        only: Option<String>,
+        /// Unpack damaged layers again, from kept blobs or from where the image came.
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Show who uses how much of the disk.
+    Du {
+        /// Each layer and container, too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Remove what nothing needs.
+    Gc {
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
+        /// Say why an image or a layer is kept (all images, without a value); removes nothing.
+        #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+        explain: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,5 +117,29 @@ pub(crate) enum Image {
         /// A repository for images that the archive names by a mere tag, or not at all.
         #[arg(long, value_name = "NAME")]
         repository: Option<String>,
+    },
+    /// Save images as one archive, which is an OCI layout and a docker-archive at once.
+    Save {
+        /// Names or ids. A name is saved as such, an id with all its image's names.
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// The archive; `-` is standard output.
+        #[arg(long, short = 'o', value_name = "FILE", default_value = "-")]
+        file: PathBuf,
+        #[command(flatten)]
+        auth: AuthArgs,
+    },
+    /// Make an image of the tar of a root filesystem.
+    Import {
+        /// The tar, plain, gzip or zstd; `-` is standard input.
+        file: PathBuf,
+        /// The image's name.
+        name: Option<String>,
+        /// A Dockerfile instruction for its configuration, such as 'CMD ["sh"]'.
+        #[arg(long, short = 'c', value_name = "INSTRUCTION")]
+        change: Vec<String>,
+        /// A comment for its history.
+        #[arg(long, short = 'm', value_name = "TEXT", default_value = "")]
+        message: String,
     },
 }

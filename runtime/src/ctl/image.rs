@@ -1,17 +1,17 @@
 //! `berthctl image ...`
 
-use berth_proto::control::{ImageInspectRequest, ImagePullRequest, ImageTagRequest};
+use berth_proto::control::{ImageInspectRequest, ImagePullRequest, ImageTagRequest, ImportOptions};
 use berth_proto::control::{Pulled, image_pull_response};
 use berth_proto::cri;
 use serde_json::{Value, json};
 use tonic::Status;
 
-use crate::archive;
 use crate::args::{Global, Image, Output};
 use crate::auth::AuthArgs;
 use crate::client::Client;
 use crate::outcome::Outcome;
 use crate::show::{Progress, human, print, table};
+use crate::{archive, save};
 
 pub(crate) async fn run(global: &Global, command: Image) -> Outcome {
     match command {
@@ -21,6 +21,11 @@ pub(crate) async fn run(global: &Global, command: Image) -> Outcome {
         Image::Remove { names } => remove(global, names).await,
         Image::Tag { image, name } => tag(global, image, name).await,
         Image::Load { file, repository } => archive::load(global, &file, repository).await,
+        Image::Save { names, file, auth } => save::save(global, names, &file, &auth).await,
+        Image::Import { file, name, change, message } => {
+            let options = ImportOptions { tag: name.unwrap_or_default(), changes: change, message };
+            archive::import(global, &file, options).await
+        }
     }
 }
 
@@ -47,7 +52,7 @@ async fn pull(global: &Global, reference: String, auth: &AuthArgs) -> Outcome {
             None => {}
         }
     }
-    Err(Status::internal("the daemon's answer ended early").into())
+    Err(archive::cut())
 }
 
 fn spec(name: &str) -> Option<cri::ImageSpec> {

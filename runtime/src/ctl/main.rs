@@ -2,7 +2,8 @@
 //! shown. docs/berthctl.md describes it.
 //!
 //! - `args`: the command line. `client`: the way to the daemon. `outcome`: errors and exit codes.
-//! - `image`: images, by CRI and the control service. `archive`: archives in and out.
+//! - `image`: images, by CRI and the control service. `archive`, `save`: archives in and out.
+//! - `upkeep`: the store's health and its use of the disk.
 //! - `auth`: credentials. `show/`: results and progress, for people and for programs.
 #![forbid(unsafe_code)]
 
@@ -12,7 +13,9 @@ mod auth;
 mod client;
 mod image;
 mod outcome;
+mod save;
 mod show;
+mod upkeep;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -49,6 +52,11 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Outcome {
     let Args { global, command } = args;
-    let Command::Image { command } = command;
-    Box::pin(image::run(&global, command)).await
+    match command {
+        Command::Image { command } => Box::pin(image::run(&global, command)).await,
+        Command::Fsck { only, repair } => upkeep::fsck(&global, only, repair).await,
+        Command::Du { all } => upkeep::du(&global, all).await,
+        Command::Gc { dry_run, explain: None } => upkeep::gc(&global, dry_run).await,
+        Command::Gc { explain: Some(name), .. } => upkeep::explain(&global, &name).await,
+    }
 }

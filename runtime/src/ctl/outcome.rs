@@ -20,6 +20,8 @@ pub(crate) enum Failure {
     Refused(Box<Status>),
     #[error("{doing} {what}")]
     Io { doing: &'static str, what: String, source: std::io::Error },
+    #[error("{0}")]
+    Damaged(String),
     #[error("interrupted")]
     Interrupted,
 }
@@ -29,12 +31,14 @@ impl Failure {
         Self::Io { doing, what: what.to_string(), source }
     }
 
-    /// 1 failed, 2 wrong usage (as clap's own), 3 no such image, 4 no daemon, 130 interrupted.
+    /// 1 failed, 2 wrong usage (as clap's own), 3 no such image, 4 no daemon, 5 something is
+    /// damaged, 130 interrupted.
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Config(_) => 2,
             Self::Refused(status) if status.code() == Code::NotFound => 3,
             Self::Unreachable { .. } => 4,
+            Self::Damaged(_) => 5,
             Self::Interrupted => 130,
             Self::Refused(_) | Self::Io { .. } => 1,
         }

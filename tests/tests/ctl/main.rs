@@ -5,4 +5,6 @@ mod bad;
 mod ctl;
 mod images;
 mod load;
+mod save;
 mod terminal;
+mod upkeep;

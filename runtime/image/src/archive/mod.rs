@@ -27,7 +27,7 @@ pub use progress::LoadProgress;
 pub use rootfs::ImportOptions;
 pub(crate) use rootfs::import as import_rootfs;
 pub use save::SavedArchive;
-pub(crate) use save::{prepare as prepare_save, select};
+pub(crate) use save::{Fetch, prepare as prepare_save, select};
 
 use crate::digest::Digest;
 use crate::error::Error;
@@ -228,9 +228,10 @@ impl Blobs for ArchiveBlobs {
         sent
     }
 
-    /// What is loaded can come from nowhere else.
+    /// What is loaded can come from nowhere else. What was spooled is kept as it lies.
     fn copying(&self) -> Copying {
-        Copying::Keep
+        let spooled = self.places.values().all(|place| place.known_digest().is_some());
+        if spooled { Copying::None } else { Copying::Keep }
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) async fn import(
         Ok((Arc::new(members), plan))
     })
     .await?;
+    let digests = plan.blobs.keys().cloned().collect();
+    let _kept = store.blobs.hold(digests);
     let holds = unpack(&layers, &members, &plan, &progress).await?;
     blocking(move || list(&store, plan, &holds, &members)).await
 }

@@ -11,11 +11,16 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{docker, oci, tar_out};
+use super::{LoadProgress, docker, oci, tar_out};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::layers::blocking;
+use crate::layers::intake::Copying;
+use crate::layers::{self, blocking};
+use crate::manifest::Descriptor;
+use crate::progress::{Board, Meter};
+use crate::pull::RegistryBlobs;
 use crate::reference::Reference;
+use crate::registry::{Credentials, Net, RegistryConfig, Source};
 use crate::store::blobs::BlobHold;
 use crate::store::{self, BlobRecord, Image, Store};
 use crate::unpack::Piece;
@@ -56,11 +61,105 @@ pub(crate) fn select(store: &Store, names: &[String]) -> Result<Vec<Selected>, E
     Ok(selected)
 }
 
+/// The blobs of these images that are not kept here.
+fn missing(store: &Store, image: &Image) -> Vec<Descriptor> {
+    let mut missing: Vec<Descriptor> = Vec::new();
+    for blob in &image.record.blobs {
+        if store.blobs.open(&blob.digest).is_none()
+            && !missing.iter().any(|known| known.digest == blob.digest)
+        {
+            let BlobRecord { media_type, digest, size } = blob.clone();
+            missing.push(Descriptor { media_type, digest, size });
+        }
+    }
+    missing
+}
+
+/// Fetches what is missing of these images from where they came.
+pub(crate) struct Fetch<'a> {
+    pub(crate) store: &'a Arc<Store>,
+    pub(crate) board: &'a Board,
+    pub(crate) credentials: Option<Credentials>,
+    pub(crate) registry: &'a RegistryConfig,
+    pub(crate) net: &'a Arc<Net>,
+    pub(crate) progress: &'a LoadProgress,
+}
+
+impl Fetch<'_> {
+    /// Brings in all blobs that are not kept; they go again with the answer, if nobody else
+    /// wants to keep them.
+    pub(crate) async fn all(&self, selected: &[Selected]) -> Result<Passing, Error> {
+        let mut passing = Passing { store: self.store.clone(), digests: Vec::new() };
+        for one in selected {
+            let blobs = missing(self.store, &one.image);
+            if !blobs.is_empty() {
+                passing.digests.extend(blobs.iter().map(|blob| blob.digest.clone()));
+                self.image(&one.image, &blobs).await?;
+            }
+        }
+        Ok(passing)
+    }
+
+    /// Every repository that the image is known by may have its blobs.
+    async fn image(&self, image: &Image, blobs: &[Descriptor]) -> Result<(), Error> {
+        let names = image.repo_digests.iter().chain(&image.repo_tags);
+        let references = names.filter_map(|name| Reference::parse(name).ok());
+        let mut asked = BTreeSet::new();
+        let mut failure = None;
+        for reference in references.filter(|reference| asked.insert(reference.name())) {
+            match self.from(&reference, blobs).await {
+                Ok(()) => return Ok(()),
+                // What the first registry said tells more than what the last did.
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        let nowhere = || blobs.first().map(|blob| Error::NoBlob { digest: blob.digest.clone() });
+        let Some(error) = failure.or_else(nowhere) else { return Ok(()) };
+        let digest = image.id.clone();
+        Err(Error::Fetch { digest, source: Box::new(error) })
+    }
+
+    async fn from(&self, reference: &Reference, blobs: &[Descriptor]) -> Result<(), Error> {
+        let start = {
+            let (reference, credentials) = (reference.clone(), self.credentials.clone());
+            let (registry, net) = (self.registry.clone(), self.net.clone());
+            move || Ok(Source::new(&reference, credentials.as_ref(), &registry, &net)?)
+        };
+        let source = blocking(start).await?;
+        let from = Arc::new(RegistryBlobs { source, copying: Copying::Keep });
+        let entry = self.board.enter(reference.to_string());
+        let meters: Vec<_> = blobs.iter().map(|blob| (blob, Arc::new(Meter::default()))).collect();
+        entry.layers(meters.iter().map(|(blob, meter)| ((*blob).clone(), meter.clone())));
+        self.progress.unpacks(entry);
+        for (blob, meter) in meters {
+            layers::keep(self.store, &from, blob, meter).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Blobs that are here for one archive only.
+pub(crate) struct Passing {
+    store: Arc<Store>,
+    digests: Vec<Digest>,
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        for digest in &self.digests {
+            if let Err(error) = self.store.blobs.remove(digest) {
+                tracing::warn!(%digest, %error, "a blob could not be removed");
+            }
+        }
+    }
+}
+
 /// An archive about to be written: every part of it is there and held.
 pub struct SavedArchive {
     members: Vec<(String, Content)>,
     length: u64,
-    _held: Vec<BlobHold>,
+    _held: BlobHold,
+    _passing: Passing,
 }
 
 enum Content {
@@ -77,17 +176,18 @@ impl Content {
     }
 }
 
-/// Opens all parts. All blobs must be kept; `held` keeps them until the archive is written.
+/// Opens all parts. All blobs must be here; `held` and `passing` go when it is written.
 pub(crate) async fn prepare(
     store: Arc<Store>,
     selected: Vec<Selected>,
-    held: Vec<BlobHold>,
+    held: BlobHold,
+    passing: Passing,
 ) -> Result<SavedArchive, Error> {
     blocking(move || {
         let members = members(&store, &selected)?;
         let sizes = members.iter().map(|(_, content)| tar_out::whole(content.size()));
         let length = sizes.fold(tar_out::END.len() as u64, u64::saturating_add);
-        Ok(SavedArchive { members, length, _held: held })
+        Ok(SavedArchive { members, length, _held: held, _passing: passing })
     })
     .await
 }

@@ -46,7 +46,7 @@ pub(crate) use index::NewImage;
 use layer::{LayerHold, LayerKey, LayerRecord, Staging};
 pub(crate) use layout::Layout;
 pub use usage::{DiskUsage, FsUsage, ImageDisk, LayerDisk};
-pub use verify::{FsckOptions, FsckReport, LayerCheck, LayerHealth, PathDamage};
+pub use verify::{FsckOptions, FsckProgress, FsckReport, LayerCheck, LayerHealth, PathDamage};
 
 use crate::error::{ErrorKind, io_kind};
 use crate::snapshot::Lease;

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Advice, CWD, Mode, OFlags};
 
@@ -17,6 +18,37 @@ use crate::unpack::listing::{Damage, LISTING, Listing};
 pub struct FsckOptions {
     /// Only layers of this image or with this key; all, if `None`.
     pub only: Option<String>,
+    /// Moved while the check goes on.
+    pub progress: Arc<FsckProgress>,
+}
+
+/// How far a check has come, to be looked at from outside.
+#[derive(Debug, Default)]
+pub struct FsckProgress {
+    layers: AtomicU64,
+    checked: AtomicU64,
+    bytes: AtomicU64,
+    bytes_checked: AtomicU64,
+}
+
+impl FsckProgress {
+    /// Layers to look at and looked at, then their disk space, in the same order.
+    #[must_use]
+    pub fn counts(&self) -> [u64; 4] {
+        [&self.layers, &self.checked, &self.bytes, &self.bytes_checked]
+            .map(|count| count.load(Ordering::Relaxed))
+    }
+
+    fn begin(&self, sizes: &[u64]) {
+        self.layers.store(sizes.len() as u64, Ordering::Relaxed);
+        let sum = sizes.iter().copied().fold(0, u64::saturating_add);
+        self.bytes.store(sum, Ordering::Relaxed);
+    }
+
+    fn checked(&self, bytes: u64) {
+        self.checked.fetch_add(1, Ordering::Relaxed);
+        self.bytes_checked.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// What a check found.
@@ -236,8 +268,13 @@ impl Store {
     /// Looks at layers without changing anything. Blocks.
     pub(crate) fn fsck(&self, options: &FsckOptions) -> Result<FsckReport, Error> {
         let mut report = FsckReport::default();
-        for key in self.chosen(options.only.as_deref())? {
+        let chosen = self.chosen(options.only.as_deref())?;
+        let size = |key: &LayerKey| self.record_of(key).map_or(0, |record| record.bytes);
+        let sizes: Vec<u64> = chosen.iter().map(size).collect();
+        options.progress.begin(&sizes);
+        for (key, bytes) in chosen.into_iter().zip(sizes) {
             let health = self.examine(&key);
+            options.progress.checked(bytes);
             // It may have been removed meanwhile.
             let Some(path) = self.record_of(&key).map(|_| self.layout.layer(&key.short())) else {
                 continue;

@@ -2,8 +2,10 @@
 
 use std::io::{BufRead, Read, Seek};
 
+use tokio::sync::mpsc;
+
 use super::tar::{Kind, TarError, TarReader};
-use super::{Error, decompress};
+use super::{Error, Piece, decompress};
 use crate::digest::Digest;
 
 /// A member, without its content.
@@ -63,6 +65,37 @@ pub(crate) fn diff_id(raw: impl BufRead) -> Result<Digest, crate::Error> {
         }
         hasher.update(piece.get(..count).unwrap_or_default());
     }
+}
+
+/// Reads a blob to its end, merely to see that it is the one of this digest and size.
+pub(crate) fn verify_blob(
+    mut pieces: mpsc::Receiver<Piece>,
+    digest: &Digest,
+    size: u64,
+) -> Result<(), crate::Error> {
+    let mut hasher = digest.hasher();
+    let mut read = 0_u64;
+    loop {
+        match pieces.blocking_recv() {
+            Some(Piece::Data(data)) => {
+                read = read.saturating_add(data.len() as u64);
+                hasher.update(&data);
+            }
+            Some(Piece::End) => break,
+            None => return Err(Error::Cancelled.into()),
+        }
+        if read > size {
+            break;
+        }
+    }
+    if read != size {
+        return Err(Error::BlobSize { wanted: size, actual: read }.into());
+    }
+    let actual = hasher.finish();
+    if actual == *digest {
+        return Ok(());
+    }
+    Err(Error::BlobDigest { wanted: digest.clone(), actual }.into())
 }
 
 /// gzip, zstd or none, by the first bytes.

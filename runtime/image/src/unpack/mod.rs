@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 
 pub(crate) use archive::{
     MemberKind, archive_read_error, diff_id, each_member, each_member_in_place, format_of,
-    is_compressed,
+    is_compressed, verify_blob,
 };
 pub(crate) use facts::Facts;
 pub use limits::Limits;

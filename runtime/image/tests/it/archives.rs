@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use berth_image::{
     Error, ErrorKind, ImageStore, ImportOptions, LoadOptions, LoadProgress, Loaded, Piece,
+    RegistryConfig,
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -258,7 +259,8 @@ async fn a_further_tag_leaves_the_image_that_had_it() {
 
 async fn save(store: &Arc<ImageStore>, names: &[&str]) -> Result<Vec<u8>, Error> {
     let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-    let archive = store.save(&names).await?;
+    let (registry, progress) = (RegistryConfig::default(), LoadProgress::default());
+    let archive = store.save(&names, None, &registry, &progress).await?;
     let length = archive.length();
     let (sender, mut pieces) = mpsc::channel(2);
     let collect = async {
@@ -334,17 +336,18 @@ async fn inspect(store: &Arc<ImageStore>, names: &[&str]) -> Vec<String> {
 async fn a_damaged_blob_is_not_saved() {
     let (dir, store) = store().await;
     let made = plain(&[layer("a", b"1")]);
-    load(&store, &docker_tar(&[(&made, &["x.test/a:1"])], false)).await.unwrap();
+    load(&store, &docker_tar(&[(&made, &["127.0.0.1:1/a:1"])], false)).await.unwrap();
     let blob = dir.path().join("image/blobs/sha256").join(made.layers[0].digest().hex());
     let mut bytes = std::fs::read(&blob).unwrap();
     bytes[600] ^= 1;
     std::fs::write(&blob, bytes).unwrap();
-    let report = save(&store, &["x.test/a:1"]).await.unwrap_err().report();
+    let report = save(&store, &["127.0.0.1:1/a:1"]).await.unwrap_err().report();
     assert!(report.contains(made.layers[0].digest().as_str()) && report.contains("damaged"));
     std::fs::remove_file(&blob).unwrap();
-    let error = save(&store, &["x.test/a:1"]).await.unwrap_err();
-    assert!(error.report().contains("is not kept"), "{}", error.report());
-    let error = save(&store, &["x.test/b:1"]).await.unwrap_err();
+    let error = save(&store, &["127.0.0.1:1/a:1"]).await.unwrap_err();
+    let report = error.report();
+    assert!(report.contains("not kept here") && report.contains("127.0.0.1:1"), "{report}");
+    let error = save(&store, &["127.0.0.1:1/b:1"]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use berth_proto::control::Transfer;
+use berth_proto::control::transfer::Layer;
 
 use super::frame::{is_there, short};
 use super::human;
@@ -35,7 +36,11 @@ impl Lines {
             }
         };
         say(name.to_owned(), &transfer.state, format!("{name}: {}", transfer.state));
-        for layer in transfer.layers.iter().filter(|layer| layer.state != "waiting") {
+        // A layer that comes in is worth a line once it is known from where.
+        let silent = |layer: &Layer| {
+            layer.state == "waiting" || layer.state == "receiving" && layer.host.is_empty()
+        };
+        for layer in transfer.layers.iter().filter(|layer| !silent(layer)) {
             let amount =
                 if is_there(layer) { format!(" ({})", human(layer.size)) } else { String::new() };
             let host = match (layer.state.as_str(), layer.host.as_str()) {
@@ -51,8 +56,6 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use berth_proto::control::transfer::Layer;
-
     use super::*;
 
     #[test]
