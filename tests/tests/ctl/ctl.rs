@@ -36,6 +36,11 @@ impl Ran {
     }
 }
 
+/// What a document has at this JSON pointer; null where it has nothing.
+pub(crate) fn at<'a>(document: &'a Value, pointer: &str) -> &'a Value {
+    document.pointer(pointer).unwrap_or(&Value::Null)
+}
+
 pub(crate) fn command(node: &Node, args: &[&str]) -> Command {
     let mut command = Command::new(binaries(false).join("berthctl"));
     command.env("BERTHCTL_ADDRESS", node.dir().join("cri.sock")).args(args);

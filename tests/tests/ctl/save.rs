@@ -8,15 +8,15 @@ use berth_tests::tar::{Entry, archive};
 use serde_json::Value;
 
 use crate::ctl::{
-    docker_archive, file, nothing_left, oci_archive, ok, own_image, push, run, run_with,
+    at, docker_archive, file, nothing_left, oci_archive, ok, own_image, push, run, run_with,
 };
 
 /// What tells images apart, of everything that `inspect` says.
 async fn digests(node: &Node, name: &str) -> Result<Vec<Value>> {
     let found = ok(node, &["--output", "json", "image", "inspect", name]).await?.document()?;
-    let layers = found[0]["layers"].as_array().context("its layers")?;
+    let layers = at(&found, "/0/layers").as_array().context("its layers")?;
     let mut all: Vec<Value> = layers.iter().map(|layer| layer["digest"].clone()).collect();
-    all.extend([found[0]["id"].clone(), found[0]["manifestDigest"].clone()]);
+    all.extend([at(&found, "/0/id").clone(), at(&found, "/0/manifestDigest").clone()]);
     Ok(all)
 }
 
@@ -39,13 +39,14 @@ async fn what_is_saved_and_loaded_has_the_same_digests() -> Result<()> {
     let saved = ok(&node, &args).await?;
     assert_eq!((saved.text().as_str(), saved.err.contains("archive: saving")), ("", true));
     // To standard output, and as tar itself reads it.
-    let streamed = ok(&node, &["image", "save", names[0], names[1], names[2]]).await?.out;
+    let streamed =
+        ok(&node, &["image", "save", "x.test/one:1", "x.test/two:1", "x.test/two:2"]).await?.out;
     assert_eq!(streamed, std::fs::read(path)?);
     let listed = berth_tests::host::run("tar", &["-tf", path])?;
     for member in ["oci-layout", "index.json", "manifest.json", "blobs/sha256/"] {
         assert!(listed.lines().any(|line| line == member), "{member} is not in {listed}");
     }
-    ok(&node, &["image", "remove", names[0], names[1]]).await?;
+    ok(&node, &["image", "remove", "x.test/one:1", "x.test/two:1"]).await?;
     nothing_left(&node).await?;
     ok(&node, &["image", "load", path]).await?;
     for (name, before) in names.iter().zip(before) {
@@ -121,9 +122,9 @@ async fn a_root_filesystem_becomes_an_image_that_runs() -> Result<()> {
     node.remove_pod(&pod.id).await?;
     let found =
         ok(&node, &["--output", "json", "image", "inspect", "local/made:1"]).await?.document()?;
-    assert_eq!(format!("{}\n", found[0]["id"].as_str().context("its id")?), id);
-    assert_eq!(found[0]["history"][0]["comment"], "by hand");
-    assert_eq!(found[0]["layers"][0]["diffId"], busybox.diff_id.as_str());
+    assert_eq!(format!("{}\n", at(&found, "/0/id").as_str().context("its id")?), id);
+    assert_eq!(*at(&found, "/0/history/0/comment"), "by hand");
+    assert_eq!(*at(&found, "/0/layers/0/diffId"), busybox.diff_id.as_str());
 
     let escape = archive(&[Entry::file("../../etc/evil", "x")]);
     for (bytes, more, words) in [

@@ -3,12 +3,12 @@
 use berth_tests::prelude::*;
 use serde_json::Value;
 
-use crate::ctl::{ok, own_image, push, run};
+use crate::ctl::{at, ok, own_image, push, run};
 
 /// The directory of an image's layer that has the file `mark`.
 async fn marked(node: &Node, name: &str) -> Result<std::path::PathBuf> {
     let found = ok(node, &["--output", "json", "image", "inspect", name]).await?.document()?;
-    let path = found[0]["layers"][1]["path"].as_str().context("a layer's directory")?.to_owned();
+    let path = at(&found, "/0/layers/1/path").as_str().context("a layer's directory")?.to_owned();
     Ok(std::path::Path::new(&path).join("fs/mark"))
 }
 
@@ -31,7 +31,7 @@ async fn damage_is_found_told_and_repaired() -> Result<()> {
     assert_eq!(found["clean"], false);
     let bad = found["layers"].as_array().context("layers")?;
     let bad = bad.iter().find(|layer| layer["health"] == "damaged").context("a damaged one")?;
-    assert!(bad["damage"][0]["path"].as_str().is_some_and(|path| path.contains("mark")), "{bad}");
+    assert!(at(bad, "/damage/0/path").as_str().is_some_and(|path| path.contains("mark")), "{bad}");
 
     let repaired = ok(&node, &["fsck", "--repair"]).await?.text();
     assert!(repaired.contains("repaired: image sha256:"), "{repaired}");

@@ -118,7 +118,10 @@ async fn a_check_names_what_is_wrong_and_a_repair_leaves_running_containers_alon
     let time = std::fs::metadata(&file).unwrap().modified().unwrap();
     std::fs::write(&file, b"TOP").unwrap();
     std::fs::File::open(&file).unwrap().set_modified(time).unwrap();
-    let report = store.fsck(FsckOptions { only: Some(name.clone()) }).await.unwrap();
+    let report = store
+        .fsck(FsckOptions { only: Some(name.clone()), ..FsckOptions::default() })
+        .await
+        .unwrap();
     let damaged: Vec<_> = report.layers.iter().filter(|l| l.health != LayerHealth::Sound).collect();
     let [found] = damaged[..] else { panic!("{report:?}") };
     let LayerHealth::Damaged(paths) = &found.health else { panic!("{found:?}") };
@@ -145,7 +148,10 @@ async fn a_check_names_what_is_wrong_and_a_repair_leaves_running_containers_alon
     store.settle().await.unwrap();
     assert_eq!(std::fs::read_dir(&retired).unwrap().count(), 0);
     assert!(store.fsck(FsckOptions::default()).await.unwrap().is_clean());
-    let error = store.fsck(FsckOptions { only: Some("no/such".into()) }).await.unwrap_err();
+    let error = store
+        .fsck(FsckOptions { only: Some("no/such".into()), ..FsckOptions::default() })
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
