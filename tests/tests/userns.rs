@@ -343,9 +343,19 @@ async fn what_makes_no_sense_is_refused_and_leaves_nothing() -> Result<()> {
         let Err(error) = node.run_pod(config).await else { bail!("{word}: the pod ran") };
         refused(&error, word)?;
     }
+    node.finish().await
+}
+
+#[tokio::test]
+async fn containers_that_do_not_fit_their_pod_are_refused() -> Result<()> {
+    let node = Node::start().await?;
+    if !supported(&node).await? {
+        return node.finish().await;
+    }
     // NODE is the host's, as nothing is.
     let mut config = node.pod_config("node")?;
-    config.namespaces().userns_options = Some(mode(NamespaceMode::Node));
+    let host = UserNamespace { mode: NamespaceMode::Node.into(), ..Default::default() };
+    config.namespaces().userns_options = Some(host);
     let pod = node.run_pod(config).await?;
     let text = node.output(&pod, shell("main", "tr -s ' ' < /proc/self/uid_map")).await?;
     assert_eq!(text, " 0 0 4294967295\n");
