@@ -138,6 +138,7 @@ struct Parts {
 }
 
 async fn build(config: &Config) -> Result<Parts, Error> {
+    let below = config.root.join("image");
     let images = ImageStore::open(StoreConfig {
         policy: Arc::new(policy::load(&config.image.policy)?),
         pinned: config.image.pinned.clone(),
@@ -147,7 +148,8 @@ async fn build(config: &Config) -> Result<Parts, Error> {
         write_rate: Some(config.image.write_mib_per_second)
             .filter(|rate| *rate > 0)
             .map(|rate| rate.saturating_mul(1 << 20)),
-        ..StoreConfig::new(config.root.join("image"))
+        writable: Some(below.clone()),
+        ..StoreConfig::new(config.image.root.clone().unwrap_or(below))
     });
     let networks = Networks::open(NetworkConfig {
         conf_dir: config.network.conf_dir.clone(),

@@ -65,6 +65,7 @@ pub(super) struct Registry {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Image {
+    pub(super) root: Option<PathBuf>,
     pub(super) preload: Option<PathBuf>,
     pub(super) keep_blobs: Option<bool>,
     pub(super) write_mib_per_second: Option<u64>,

@@ -99,6 +99,8 @@ pub enum Builtin {
 /// Images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Image {
+    /// Where images and layers lie, if not below `root`; writable layers stay there.
+    pub root: Option<PathBuf>,
     /// A directory whose `*.tar` files are imported at start.
     pub preload: Option<PathBuf>,
     /// Keep the compressed layers of all images.
@@ -280,6 +282,7 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
         },
         registry: registry::resolve(raw.registry)?,
         image: Image {
+            root: raw.image.root.map(|p| directory("image.root", Some(p), "")).transpose()?,
             preload: raw.image.preload.map(|p| absolute("image.preload", p)).transpose()?,
             keep_blobs: raw.image.keep_blobs.unwrap_or(false),
             write_mib_per_second: raw.image.write_mib_per_second.unwrap_or(0),

@@ -46,7 +46,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.network.conf_dir, Path::new("/etc/cni/net.d"));
     assert_eq!(config.network.bin_dirs, [Path::new("/opt/cni/bin"), Path::new("/usr/lib/cni")]);
     assert_eq!(config.registry.config_path, Path::new("/etc/berth/certs.d"));
-    assert_eq!(config.image.preload, None);
+    assert_eq!((config.image.root, config.image.preload), (None, None));
     assert_eq!(config.shim.cgroup, "/berth-shims");
     assert_eq!(config.stream.address.to_string(), "127.0.0.1:0");
     assert_eq!((config.stream.tls, config.stream.idle_timeout_seconds), (None, 14400));
@@ -76,6 +76,8 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
         ("[shim]\nbinary = \"shim\"", &["shim.binary", "shim"]),
         ("[registry]\nconfig_path = \"certs.d\"", &["registry.config_path", "certs.d"]),
         ("[image]\npreload = \"images\"", &["image.preload", "images"]),
+        ("[image]\nroot = \"images\"", &["image.root", "images"]),
+        ("[image]\nroot = \"/\"", &["image.root", "/"]),
         ("[registry]\nstall_timeout_seconds = 0", &["registry.stall_timeout_seconds", "0"]),
         ("[registry]\nconnections_per_host = 0", &["registry.connections_per_host", "0"]),
         ("[registry]\nauth_file = \"x\"", &["registry.auth_file", "x"]),

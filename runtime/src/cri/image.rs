@@ -71,12 +71,19 @@ pub(super) async fn remove(
     Ok(cri::RemoveImageResponse {})
 }
 
-/// Layers and writable layers lie on one filesystem.
-pub(super) fn fs_info(front: &Front) -> cri::ImageFsInfoResponse {
-    let usage = render::fs_usage(&front.images.fs_usage());
+/// Where layers and writable layers lie on one file system, both lists name it and all that is
+/// used there.
+pub(super) async fn fs_info(front: &Front) -> cri::ImageFsInfoResponse {
+    let mut images = front.images.image_usage().await;
+    let mut containers = front.images.writable_usage().await;
+    if !front.images.has_writable_fs() {
+        images.bytes = images.bytes.saturating_add(containers.bytes);
+        images.inodes = images.inodes.saturating_add(containers.inodes);
+        containers = images.clone();
+    }
     cri::ImageFsInfoResponse {
-        image_filesystems: vec![usage.clone()],
-        container_filesystems: vec![usage],
+        image_filesystems: vec![render::fs_usage(&images)],
+        container_filesystems: vec![render::fs_usage(&containers)],
     }
 }
 

@@ -418,6 +418,6 @@ impl ImageService for Front {
         &self,
         _: Request<cri::ImageFsInfoRequest>,
     ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
-        call(&self.metrics, "ImageFsInfo", "", async { Ok(image::fs_info(self)) }).await
+        call(&self.metrics, "ImageFsInfo", "", async { Ok(image::fs_info(self).await) }).await
     }
 }
