@@ -12,6 +12,7 @@ use crate::cni::Chain;
 use crate::disk::Disk;
 use crate::images;
 use crate::instance::{self, Instance, Kind, Settings};
+use crate::metrics::pull::Pull;
 use crate::metrics::{self, Pulls, Scale, Suite, Target};
 use crate::pods::Node;
 use crate::report::{Report, Side};
@@ -98,6 +99,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             }
             report.add(index, *suite, outcome.map_err(|error| format!("{error:#}")));
         }
+        if let Some(pull) = suite.pull() {
+            eprintln!("{suite:?}, its floor ...");
+            report.add_floor(ground.floor(pull, options.scale()).await?);
+        }
     }
     report.print();
     let file = report.write(&options.out)?;
@@ -122,7 +127,7 @@ async fn stop(target: Target) -> Result<()> {
 struct Ground {
     chain: Chain,
     registry: Registry,
-    trees: Vec<Tree>,
+    trees: Vec<(Tree, Built)>,
     // In this order: the disk is mounted in the directory.
     disk: Disk,
     dir: Scratch,
@@ -144,8 +149,9 @@ impl Ground {
         let wanted = |tree| options.suites().iter().any(|suite| suite.tree() == Some(tree));
         for tree in Tree::ALL.into_iter().filter(|tree| wanted(*tree)) {
             eprintln!("build the image {} ...", tree.tag());
-            ground.push(tree.tag(), &tree.build(options.quick)?)?;
-            ground.trees.push(tree);
+            let image = tree.build(options.quick)?;
+            ground.push(tree.tag(), &image)?;
+            ground.trees.push((tree, image));
         }
         ground.write_hosts()?;
         Ok(ground)
@@ -159,8 +165,14 @@ impl Ground {
         format!("{}/{REPOSITORY}:{tag}", self.registry.address())
     }
 
+    async fn floor(&self, pull: &'static Pull, scale: Scale) -> Result<Samples> {
+        let image = self.trees.iter().find(|(tree, _)| *tree == pull.tree());
+        let (_, image) = image.context("the image of a pull")?;
+        metrics::pull::floor(pull, image, self.disk.path(), scale).await
+    }
+
     fn pulls(&self) -> Pulls {
-        Pulls(self.trees.iter().map(|tree| (*tree, self.image(tree.tag()))).collect())
+        Pulls(self.trees.iter().map(|(tree, _)| (*tree, self.image(tree.tag()))).collect())
     }
 
     /// The registry speaks plain HTTP, which both sides must be told in the same file.

@@ -22,7 +22,6 @@ const PER_DIRECTORY: u64 = 100;
 
 /// What one measurement gave.
 #[derive(Debug, Clone, Copy)]
-#[allow(dead_code, reason = "the benchmark prints it beside the pulls")]
 pub(crate) struct Floor {
     /// From the first byte to the last file written (not synced).
     pub(crate) wall: Duration,
@@ -32,7 +31,6 @@ pub(crate) struct Floor {
 
 /// Measures the floor of an image with these layers (gzip or Zstandard), writing into a new
 /// directory in `dir`, which is removed again afterwards, outside the time.
-#[allow(dead_code, reason = "the benchmark prints it beside the pulls")]
 pub(crate) fn measure(layers: &[&[u8]], dir: &Path) -> Result<Floor> {
     let dir = dir.join(format!("floor-{}", std::process::id()));
     fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;

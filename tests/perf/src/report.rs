@@ -35,11 +35,18 @@ impl Side {
 /// All sides, the first of which is set against each other one.
 pub(crate) struct Report {
     sides: Vec<Side>,
+    /// The least that each could cost, where that was measured.
+    floor: Samples,
 }
 
 impl Report {
     pub(crate) fn new(sides: Vec<Side>) -> Self {
-        Self { sides }
+        Self { sides, floor: Samples::default() }
+    }
+
+    /// Notes what things cost with nothing around them.
+    pub(crate) fn add_floor(&mut self, floor: Samples) {
+        self.floor.merge(floor);
     }
 
     /// Notes what a suite gave on one side.
@@ -58,7 +65,8 @@ impl Report {
         }
         println!("machine: {}", machine());
         let heads = self.sides.iter().map(|side| format!("{:>24}", format!("{} p50", side.name)));
-        println!("\n{:<46}{}{:>9}", "", heads.collect::<String>(), "better");
+        let heads = heads.collect::<String>();
+        println!("\n{:<46}{heads}{:>9}{:>12}{:>9}", "", "better", "floor", "over it");
         for metric in self.metrics() {
             println!("{}", self.row(metric));
         }
@@ -92,10 +100,17 @@ impl Report {
             };
             row.push_str(&format!("{cell:>24}"));
         }
-        if let Some(ratio) = self.ratio(metric) {
-            row.push_str(&format!("{ratio:>8.1}x"));
+        row.push_str(&self.ratio(metric).map_or(" ".repeat(9), |it| format!("{it:>8.1}x")));
+        if let (Some(floor), Some(over)) = (self.floor.figure(metric.name), self.over(metric)) {
+            row.push_str(&format!("{:>12.2}{over:>8.2}x", floor.p50));
         }
         row
+    }
+
+    /// How many times its floor the first side's median is.
+    fn over(&self, metric: Metric) -> Option<f64> {
+        let ours = self.sides.first()?.samples.figure(metric.name)?.p50;
+        Some(ours / self.floor.figure(metric.name)?.p50)
     }
 
     /// How many times better the first side's median is than the second's.
@@ -129,6 +144,7 @@ impl Report {
         });
         json!({
             "unix_time": seconds, "machine": machine(), "sides": sides.collect::<Vec<_>>(),
+            "floor": self.floor.to_json(),
         })
     }
 

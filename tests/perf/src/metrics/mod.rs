@@ -7,7 +7,7 @@ mod exec;
 mod idle;
 mod log;
 mod memory;
-mod pull;
+pub(crate) mod pull;
 mod stream;
 
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::pods::Node;
 use crate::samples::{Metric, Samples};
 use crate::slice::Account;
 use crate::trees::Tree;
+use pull::Pull;
 
 /// One group of measurements that share their preparation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -60,6 +61,17 @@ impl Suite {
             Self::PullZstd => Tree::Zstd,
             Self::PullFat => Tree::Fat,
             Self::PullFiles => Tree::Files,
+            _ => return None,
+        })
+    }
+
+    /// What it pulls of which a floor can be measured.
+    pub(crate) fn pull(self) -> Option<&'static Pull> {
+        Some(match self {
+            Self::Pull => &pull::GZIP,
+            Self::PullZstd => &pull::ZSTD,
+            Self::PullFat => &pull::FAT,
+            Self::PullFiles => &pull::FILES,
             _ => return None,
         })
     }

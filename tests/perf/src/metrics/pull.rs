@@ -1,26 +1,60 @@
 //! Pulls of images that the store lacks, from a registry on this machine, and their removal.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use berth_tests::image::Built;
 use tokio::task::JoinSet;
 
 use super::{Clock, Scale, Target, memory};
+use crate::floor;
 use crate::pods::timed;
 use crate::samples::{Metric, Samples};
 use crate::trees::Tree;
 
 /// What one image's pulls give.
-pub(super) struct Pull {
+pub(crate) struct Pull {
     tree: Tree,
     wall: Metric,
     cpu: Metric,
     peak: Metric,
 }
 
+/// What the same costs with nothing around it: see [`floor`].
+pub(crate) async fn floor(
+    pull: &'static Pull,
+    image: &Built,
+    dir: &Path,
+    scale: Scale,
+) -> Result<Samples> {
+    let mut samples = Samples::default();
+    // The last blob is the configuration.
+    let layers = image.blobs.split_last().map_or(&[][..], |(_, layers)| layers);
+    for _ in 0..scale.repeats {
+        berth_tests::host::run("sync", &[])?;
+        let (layers, dir) = (layers.to_vec(), dir.to_owned());
+        let measure = move || {
+            let layers: Vec<&[u8]> = layers.iter().map(|blob| blob.bytes.as_slice()).collect();
+            floor::measure(&layers, &dir)
+        };
+        let floor = tokio::task::spawn_blocking(measure).await??;
+        samples.push(pull.wall, floor.wall.as_secs_f64());
+        samples.push(pull.cpu, floor.cpu.as_secs_f64());
+    }
+    Ok(samples)
+}
+
+impl Pull {
+    /// Which image it is.
+    pub(crate) fn tree(&self) -> Tree {
+        self.tree
+    }
+}
+
 /// Four layers of gzip, 867 MB of files.
-pub(super) const GZIP: Pull = Pull {
+pub(crate) const GZIP: Pull = Pull {
     tree: Tree::Gzip,
     wall: Metric::cost("pull, 4 gzip layers: time", "s"),
     cpu: Metric::cost("pull, 4 gzip layers: CPU", "s"),
@@ -28,7 +62,7 @@ pub(super) const GZIP: Pull = Pull {
 };
 
 /// The same files, Zstandard.
-pub(super) const ZSTD: Pull = Pull {
+pub(crate) const ZSTD: Pull = Pull {
     tree: Tree::Zstd,
     wall: Metric::cost("pull, 4 zstd layers: time", "s"),
     cpu: Metric::cost("pull, 4 zstd layers: CPU", "s"),
@@ -36,7 +70,7 @@ pub(super) const ZSTD: Pull = Pull {
 };
 
 /// One layer of gzip, 204 MB of files.
-pub(super) const FAT: Pull = Pull {
+pub(crate) const FAT: Pull = Pull {
     tree: Tree::Fat,
     wall: Metric::cost("pull, 1 gzip layer: time", "s"),
     cpu: Metric::cost("pull, 1 gzip layer: CPU", "s"),
@@ -44,7 +78,7 @@ pub(super) const FAT: Pull = Pull {
 };
 
 /// 50,000 small files in one layer.
-pub(super) const FILES: Pull = Pull {
+pub(crate) const FILES: Pull = Pull {
     tree: Tree::Files,
     wall: Metric::cost("pull, 50,000 files: time", "s"),
     cpu: Metric::cost("pull, 50,000 files: CPU", "s"),
