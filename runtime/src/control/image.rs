@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use berth_image::{Credentials, Reference};
-use berth_proto::control::{self, image_pull_response};
+use berth_image::{Credentials, PushOptions, Reference};
+use berth_proto::control::{self, image_pull_response, image_push_response};
 use tonic::Status;
 
 use super::answer::{Parts, with_progress};
@@ -47,6 +47,39 @@ pub(super) async fn pull(
     let id = result.map_err(|error| fault::of("ImagePull", &error))?.to_string();
     let done = control::Pulled { id, reference: name };
     Ok(control::ImagePullResponse { event: Some(Event::Done(done)) })
+}
+
+pub(super) async fn push(
+    front: Arc<Front>,
+    request: control::ImagePushRequest,
+    parts: Parts<control::ImagePushResponse>,
+) -> Result<control::ImagePushResponse, Status> {
+    use image_push_response::Event;
+    let to = match request.to.as_str() {
+        "" => reference("image", &request.image)?,
+        text => reference("to", text)?,
+    };
+    let missing = || Status::not_found(format!("no image {:?}", request.image));
+    let image = front.images.find(&request.image).ok_or_else(missing)?;
+    let name = to.to_string();
+    let look = || {
+        let status = front.images.pulls().into_iter().find(|push| push.reference == name)?;
+        let transfer = control::Transfer { state: "sending".to_owned(), ..render::pull(&status) };
+        Some(control::ImagePushResponse { event: Some(Event::Progress(transfer)) })
+    };
+    let (credentials, options) = (credentials(request.credentials), PushOptions::default());
+    let push = front.images.push(&image, &to, credentials, &front.registry, &options);
+    let done = with_progress(&parts, look, Box::pin(push)).await;
+    let done = done.map_err(|error| fault::of("ImagePush", &error))?;
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let done = control::Pushed {
+        reference: name,
+        digest: done.digest,
+        sent: count(done.sent),
+        mounted: count(done.mounted),
+        present: count(done.present),
+    };
+    Ok(control::ImagePushResponse { event: Some(Event::Done(done)) })
 }
 
 pub(super) async fn tag(

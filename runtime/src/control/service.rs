@@ -54,6 +54,15 @@ impl Service for Control {
         Ok(stream(|parts| archive::save(front, request.into_inner(), parts)))
     }
 
+    type ImagePushStream = Streamed<control::ImagePushResponse>;
+    async fn image_push(
+        &self,
+        request: Request<control::ImagePushRequest>,
+    ) -> Result<Response<Self::ImagePushStream>, Status> {
+        let front = Arc::clone(&self.front);
+        Ok(stream(|parts| image::push(front, request.into_inner(), parts)))
+    }
+
     type FsckStream = Streamed<control::FsckResponse>;
     async fn fsck(
         &self,

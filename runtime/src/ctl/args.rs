@@ -129,6 +129,15 @@ pub(crate) enum Image {
         #[command(flatten)]
         auth: AuthArgs,
     },
+    /// Send an image to a registry.
+    Push {
+        /// A name or id that it has.
+        image: String,
+        /// The name to push it as; without it the first.
+        to: Option<String>,
+        #[command(flatten)]
+        auth: AuthArgs,
+    },
     /// Make an image of the tar of a root filesystem.
     Import {
         /// The tar, plain, gzip or zstd; `-` is standard input.

@@ -1,6 +1,9 @@
 //! `berthctl image ...`
 
-use berth_proto::control::{ImageInspectRequest, ImagePullRequest, ImageTagRequest, ImportOptions};
+use berth_proto::control::{
+    ImageInspectRequest, ImagePullRequest, ImagePushRequest, ImageTagRequest, ImportOptions,
+    image_push_response,
+};
 use berth_proto::control::{Pulled, image_pull_response};
 use berth_proto::cri;
 use serde_json::{Value, json};
@@ -22,6 +25,7 @@ pub(crate) async fn run(global: &Global, command: Image) -> Outcome {
         Image::Tag { image, name } => tag(global, image, name).await,
         Image::Load { file, repository } => archive::load(global, &file, repository).await,
         Image::Save { names, file, auth } => save::save(global, names, &file, &auth).await,
+        Image::Push { image, to, auth } => push(global, image, to, &auth).await,
         Image::Import { file, name, change, message } => {
             let options = ImportOptions { tag: name.unwrap_or_default(), changes: change, message };
             archive::import(global, &file, options).await
@@ -45,6 +49,35 @@ async fn pull(global: &Global, reference: String, auth: &AuthArgs) -> Outcome {
                     Output::Table => print(&format!("{id}\n")),
                     Output::Json => {
                         let done = json!({"event": "done", "reference": reference, "id": id});
+                        print(&format!("{done}\n"))
+                    }
+                };
+            }
+            None => {}
+        }
+    }
+    Err(archive::cut())
+}
+
+async fn push(global: &Global, image: String, to: Option<String>, auth: &AuthArgs) -> Outcome {
+    use image_push_response::Event;
+    let credentials = auth.credentials()?;
+    let mut client = Client::connect(global).await?;
+    let request = ImagePushRequest { image, to: to.unwrap_or_default(), credentials };
+    let mut answer = client.control.image_push(request).await?.into_inner();
+    let mut progress = Progress::new(global, None);
+    while let Some(message) = answer.message().await? {
+        match message.event {
+            Some(Event::Progress(transfer)) => progress.show(transfer),
+            Some(Event::Done(done)) => {
+                progress.end();
+                return match global.output {
+                    Output::Table => print(&format!("{}\n", done.digest)),
+                    Output::Json => {
+                        let done = json!({
+                            "event": "done", "reference": done.reference, "digest": done.digest,
+                            "sent": done.sent, "mounted": done.mounted, "present": done.present,
+                        });
                         print(&format!("{done}\n"))
                     }
                 };

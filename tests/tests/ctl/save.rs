@@ -55,6 +55,30 @@ async fn what_is_saved_and_loaded_has_the_same_digests() -> Result<()> {
     node.finish().await
 }
 
+#[tokio::test]
+async fn a_loaded_image_is_pushed_and_pulled_back() -> Result<()> {
+    let node = Node::start().await?;
+    let address = node.proxy().address();
+    let hosts = format!(
+        "server = \"http://{address}\"\n[host.\"http://{address}\"]\n\
+         capabilities = [\"pull\", \"resolve\", \"push\"]\n"
+    );
+    node.write_hosts("push.test", &hosts)?;
+    let tar = docker_archive(&[(&own_image("pushed")?, &["local/pushed:1"])]);
+    run_with(&node, &["image", "load"], &tar).await?;
+    let before = digests(&node, "local/pushed:1").await?;
+    let args = ["--output", "json", "image", "push", "local/pushed:1", "push.test/there:1"];
+    let done = ok(&node, &args).await?.document()?;
+    assert_eq!(done["digest"], *before.last().context("the manifest's digest")?, "{done}");
+    assert_eq!(done["sent"], 3, "{done}");
+    ok(&node, &["image", "remove", "local/pushed:1"]).await?;
+    ok(&node, &["image", "pull", "push.test/there:1"]).await?;
+    assert_eq!(digests(&node, "push.test/there:1").await?, before);
+    let missing = run(&node, &["image", "push", "nothing:1"]).await?;
+    assert!(missing.code == Some(3) && missing.err.contains("nothing:1"), "{missing:?}");
+    node.finish().await
+}
+
 fn blobs(node: &Node) -> usize {
     std::fs::read_dir(node.root().join("image/blobs/sha256")).map_or(0, Iterator::count)
 }
