@@ -82,6 +82,26 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
         ("[registry]\nconnections_per_host = 0", &["registry.connections_per_host", "0"]),
         ("[registry]\nauth_file = \"x\"", &["registry.auth_file", "x"]),
         ("[registry]\nretries = -1", &["line 2", "retries"]),
+        ("[log]\nlevel = \"loud=very\"", &["log.level", "loud=very"]),
+        ("[log]\nlevel = \"\"", &["log.level"]),
+        ("[metrics]\naddress = \":9464\"", &["metrics.address", ":9464"]),
+        ("[metrics]\naddress = \"localhost:9464\"", &["metrics.address", "localhost"]),
+        ("[stream]\naddress = \"localhost:0\"", &["stream.address", "localhost:0"]),
+        ("[stream]\naddress = \"0.0.0.0:1\"", &["stream.address", "0.0.0.0:1"]),
+        ("[stream]\naddress = \"[::]:1\"", &["stream.address", "[::]:1"]),
+        ("[stream]\ntls_cert = \"/a\"", &["stream.tls_key", "/a"]),
+        ("[stream]\ntls_key = \"/a\"", &["stream.tls_cert", "/a"]),
+        ("[stream]\ntls_key = \"a\"\ntls_cert = \"/c\"", &["stream.tls_key", "\"a\""]),
+        ("[stream]\nidle_timeout_seconds = 0", &["stream.idle_timeout_seconds", "0"]),
+        ("[stream]\nidle_timeout_seconds = 604801", &["stream.idle_timeout_seconds", "604801"]),
+        ("[stream]\nidle_timeout = 5", &["idle_timeout"]),
+    ];
+    check_refusals(cases);
+}
+
+#[test]
+fn bad_limits_and_policies_of_images_are_refused() {
+    check_refusals(&[
         ("[image.limits]\nlayer_gib = 0", &["image.limits.layer_gib", "0"]),
         ("[image.limits]\nexpansion = -1", &["line 2", "expansion"]),
         ("[image.policy]\naction = \"maybe\"", &["image.policy.action", "maybe"]),
@@ -100,21 +120,7 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
              [[image.policy.rule]]\nprefix = \"A.b\"\naction = \"allow\"",
             &["image.policy.rule[1].prefix", "another rule"],
         ),
-        ("[log]\nlevel = \"loud=very\"", &["log.level", "loud=very"]),
-        ("[log]\nlevel = \"\"", &["log.level"]),
-        ("[metrics]\naddress = \":9464\"", &["metrics.address", ":9464"]),
-        ("[metrics]\naddress = \"localhost:9464\"", &["metrics.address", "localhost"]),
-        ("[stream]\naddress = \"localhost:0\"", &["stream.address", "localhost:0"]),
-        ("[stream]\naddress = \"0.0.0.0:1\"", &["stream.address", "0.0.0.0:1"]),
-        ("[stream]\naddress = \"[::]:1\"", &["stream.address", "[::]:1"]),
-        ("[stream]\ntls_cert = \"/a\"", &["stream.tls_key", "/a"]),
-        ("[stream]\ntls_key = \"/a\"", &["stream.tls_cert", "/a"]),
-        ("[stream]\ntls_key = \"a\"\ntls_cert = \"/c\"", &["stream.tls_key", "\"a\""]),
-        ("[stream]\nidle_timeout_seconds = 0", &["stream.idle_timeout_seconds", "0"]),
-        ("[stream]\nidle_timeout_seconds = 604801", &["stream.idle_timeout_seconds", "604801"]),
-        ("[stream]\nidle_timeout = 5", &["idle_timeout"]),
-    ];
-    check_refusals(cases);
+    ]);
 }
 
 #[test]

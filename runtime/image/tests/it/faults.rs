@@ -48,7 +48,7 @@ async fn case(what: &str, kind: ErrorKind, words: &[&str], lie: impl FnOnce(&Lia
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lying_blobs_are_refused() {
-    use ErrorKind::{Invalid, NotFound, Unavailable};
+    use ErrorKind::Invalid;
     let image = two_layers();
     let top = image.layers[1].digest().to_string();
     let honest = image.layers[1].bytes.clone();
@@ -65,6 +65,26 @@ async fn lying_blobs_are_refused() {
         ("longer", Invalid, vec![&top, "announces"], Answer::blob(&longer)),
         ("shorter", Invalid, vec![&top, "announces"], Answer::blob(&honest[1..])),
         ("endless", Invalid, vec![&top, "bytes"], Answer::Endless),
+        (
+            "redirect loop",
+            Invalid,
+            vec![&top, "redirects"],
+            Answer::redirect(&format!("/v2/x/y/blobs/{top}")),
+        ),
+        ("redirect to nowhere", Invalid, vec![&top, "redirect"], Answer::redirect("not a url")),
+    ];
+    for (what, kind, words, answer) in lies {
+        case(what, kind, &words, |liar, image| liar.blob(&image.layers[1], answer)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_answers_than_a_blob_are_refused() {
+    use ErrorKind::{Invalid, NotFound, Unavailable};
+    let image = two_layers();
+    let top = image.layers[1].digest().to_string();
+    let honest = image.layers[1].bytes.clone();
+    let answers: Vec<Lie<'_>> = vec![
         (
             "gone",
             NotFound,
@@ -111,15 +131,8 @@ async fn lying_blobs_are_refused() {
                 bytes: b"<html>please log in</html>".to_vec(),
             },
         ),
-        (
-            "redirect loop",
-            Invalid,
-            vec![&top, "redirects"],
-            Answer::redirect(&format!("/v2/x/y/blobs/{top}")),
-        ),
-        ("redirect to nowhere", Invalid, vec![&top, "redirect"], Answer::redirect("not a url")),
     ];
-    for (what, kind, words, answer) in lies {
+    for (what, kind, words, answer) in answers {
         case(what, kind, &words, |liar, image| liar.blob(&image.layers[1], answer)).await;
     }
 }
