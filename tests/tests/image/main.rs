@@ -4,6 +4,7 @@
 mod faults;
 mod formats;
 mod layers;
+mod leaving;
 mod names;
 mod registries;
 mod signed;
