@@ -259,15 +259,22 @@ fn parse_manifest(
     Ok(Manifest { digest: digest.clone(), config: config.check(digest)?, layers })
 }
 
+/// What a layer's media type may begin with; what follows says how it is packed, which its bytes
+/// say as well.
+const LAYER_TYPES: [&str; 3] = [
+    "application/vnd.oci.image.layer.v1.tar",
+    // Their makers do not want them passed on; a registry that has them serves them like others.
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.docker.image.rootfs.diff.tar",
+];
+
 fn check_layer_type(layer: Descriptor) -> Result<Descriptor, Error> {
     let Descriptor { media_type, digest, .. } = &layer;
-    let known = media_type.starts_with("application/vnd.oci.image.layer.v1.tar")
-        || media_type.starts_with("application/vnd.docker.image.rootfs.diff.tar");
-    // "nondistributable" layers of the OCI specification may be served like others, but are
-    // meant to be had elsewhere; both kinds are refused rather than half supported.
-    if media_type.contains("foreign") || media_type.contains("nondistributable") {
+    // These are to be had from other places (`urls`) than the registry, which Berth does not ask.
+    if media_type.contains("foreign") {
         return Err(Error::Foreign { layer: digest.clone(), media_type: media_type.clone() });
     }
+    let known = LAYER_TYPES.iter().any(|known| media_type.starts_with(known));
     if !known || media_type.contains("encrypted") {
         return Err(Error::LayerType { layer: digest.clone(), media_type: media_type.clone() });
     }

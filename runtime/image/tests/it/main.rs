@@ -23,6 +23,8 @@ mod https;
 #[cfg(test)]
 mod images;
 #[cfg(test)]
+mod kinds;
+#[cfg(test)]
 mod liar;
 #[cfg(test)]
 mod login;
