@@ -15,6 +15,7 @@ mod lock;
 mod notify;
 mod policy;
 mod preload;
+mod pulls;
 mod scrape;
 mod signals;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use crate::control;
 use crate::cri::{self, Front};
 use crate::metrics::Metrics;
 use crate::pod::{self, Options, Roster};
+use crate::shim::Hierarchies;
 use crate::stats::Stats;
 use crate::stream::{self, Streams};
 use endpoint::Endpoint;
@@ -66,6 +68,9 @@ pub enum Error {
     /// The image policy can't be kept.
     #[error("image policy")]
     Policy(#[from] policy::Error),
+    /// Layers can't be unpacked where they are to be.
+    #[error(transparent)]
+    Pulls(#[from] pulls::Error),
     /// The networks can't be opened.
     #[error("open the networks")]
     Networks(#[from] berth_network::Error),
@@ -139,7 +144,12 @@ struct Parts {
 
 async fn build(config: &Config) -> Result<Parts, Error> {
     let below = config.root.join("image");
+    let threads = config.image.pull_cgroup.as_deref().map(|cgroup| {
+        let hierarchies = Hierarchies::probe().map_err(Error::Stats)?;
+        Ok::<_, Error>(pulls::setup(hierarchies, cgroup)?)
+    });
     let images = ImageStore::open(StoreConfig {
+        threads: threads.transpose()?.unwrap_or_default(),
         policy: Arc::new(policy::load(&config.image.policy)?),
         pinned: config.image.pinned.clone(),
         registry: config.registry.of_store(),

@@ -10,6 +10,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
+use crate::StoreConfig;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::flight::Flights;
@@ -19,6 +20,7 @@ use crate::progress::{Board, Entry, LayerState, Meter};
 use crate::snapshot;
 use crate::store::layer::{LayerHold, LayerKey, LayerRecord, Staging, chain_ids};
 use crate::store::{self, Store};
+use crate::threads::ThreadSetup;
 use crate::unpack::listing::LISTING;
 use crate::unpack::{self, Below, Counts, Expected, Facts, Limits, ListingWriter, Piece};
 
@@ -56,6 +58,7 @@ pub(crate) struct Layers {
     chains: Turns,
     limit: Arc<Semaphore>,
     limits: Limits,
+    threads: ThreadSetup,
 }
 
 /// A lock for each chain that is being fitted.
@@ -92,6 +95,7 @@ struct Wanted {
     chain_id: Digest,
     meter: Arc<Meter>,
     limits: Limits,
+    threads: ThreadSetup,
 }
 
 impl Wanted {
@@ -109,15 +113,16 @@ impl Wanted {
 }
 
 impl Layers {
-    pub(crate) fn new(
-        store: Arc<Store>,
-        parallel: usize,
-        limits: Limits,
-        write_rate: Option<u64>,
-    ) -> Self {
-        let limit = Arc::new(Semaphore::new(parallel.max(1)));
-        let (board, flights, chains) = (Board::new(write_rate), Flights::new(), Turns::default());
-        Self { store, board, flights, chains, limit, limits }
+    pub(crate) fn new(store: Arc<Store>, config: &StoreConfig) -> Self {
+        Self {
+            store,
+            board: Board::new(config.write_rate),
+            flights: Flights::new(),
+            chains: Turns::default(),
+            limit: Arc::new(Semaphore::new(config.parallel_layers.max(1))),
+            limits: config.limits,
+            threads: config.threads.clone(),
+        }
     }
 
     /// Claims on all layers, bottom first. What is not in the store is brought there; dropping
@@ -138,6 +143,7 @@ impl Layers {
                 chain_id,
                 meter: self.board.meter(diff_id),
                 limits: self.limits,
+                threads: self.threads.clone(),
             })
             .collect();
         entry.layers(wanted.iter().map(|layer| (layer.blob.clone(), layer.meter.clone())));
@@ -394,8 +400,10 @@ async fn receive(
         sent?;
         Ok::<_, Error>(intake.end().await)
     };
-    let into = store.clone();
-    let unpacking = blocking(move || unpack_into_staging(&into, receiver, &expected, below));
+    let (into, threads) = (store.clone(), layer.threads.clone());
+    let unpacking = blocking(move || {
+        threads.run(move || unpack_into_staging(&into, receiver, &expected, below))?
+    });
     let (sent, made) = tokio::join!(sending, unpacking);
     // A failed download cuts the unpacking short: its word counts then. A copy stays, and the
     // next download goes on with it.

@@ -34,6 +34,7 @@ mod reference;
 mod registry;
 mod snapshot;
 mod store;
+mod threads;
 mod unpack;
 mod upkeep;
 
@@ -58,6 +59,7 @@ pub use store::{
     GcReport, Image, ImageDisk, ImageId, ImageUser, LayerCheck, LayerDisk, LayerHealth, PathDamage,
     Reason, Removed,
 };
+pub use threads::ThreadSetup;
 pub use unpack::{Error as UnpackError, Limits, Piece, TarError};
 pub use upkeep::RepairReport;
 
@@ -95,6 +97,8 @@ pub struct StoreConfig {
     pub limits: Limits,
     /// Bytes per second that all layers together may be unpacked at; `None`: no bound.
     pub write_rate: Option<u64>,
+    /// What each thread that unpacks a layer does first.
+    pub threads: ThreadSetup,
 }
 
 impl StoreConfig {
@@ -107,6 +111,7 @@ impl StoreConfig {
             parallel_layers: 4,
             keep_blobs: false,
             write_rate: None,
+            threads: ThreadSetup::default(),
             policy,
             pinned: Vec::new(),
             writable: None,
@@ -164,8 +169,7 @@ impl ImageStore {
             Ok((store, config))
         });
         let (store, config) = store.await?;
-        let (parallel, limits) = (config.parallel_layers, config.limits);
-        let layers = Arc::new(Layers::new(store.clone(), parallel, limits, config.write_rate));
+        let layers = Arc::new(Layers::new(store.clone(), &config));
         let (policy, pins) = (config.policy, Pins::new(&config.pinned));
         let net = Arc::<Net>::default();
         let healer = Arc::new(Healer {

@@ -69,6 +69,7 @@ pub(super) struct Image {
     pub(super) preload: Option<PathBuf>,
     pub(super) keep_blobs: Option<bool>,
     pub(super) write_mib_per_second: Option<u64>,
+    pub(super) pull_cgroup: Option<String>,
     pub(super) pinned: Option<Vec<String>>,
     pub(super) limits: ImageLimits,
     pub(super) policy: ImagePolicy,

@@ -107,6 +107,8 @@ pub struct Image {
     pub keep_blobs: bool,
     /// What all layers together may be unpacked at; 0: no bound.
     pub write_mib_per_second: u64,
+    /// The cgroup of the threads that unpack, relative to each hierarchy's root.
+    pub pull_cgroup: Option<String>,
     /// Names of images that kubelet's garbage collection must leave, with `*` for any text.
     pub pinned: Vec<String>,
     /// What one layer may ask of the machine.
@@ -286,6 +288,10 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
             preload: raw.image.preload.map(|p| absolute("image.preload", p)).transpose()?,
             keep_blobs: raw.image.keep_blobs.unwrap_or(false),
             write_mib_per_second: raw.image.write_mib_per_second.unwrap_or(0),
+            pull_cgroup: match raw.image.pull_cgroup {
+                None => None,
+                given => Some(cgroup("image.pull_cgroup", given, "")?),
+            },
             pinned: raw.image.pinned.unwrap_or_default(),
             limits: limits::resolve(&raw.image.limits)?,
             policy: policy::resolve(raw.image.policy)?,

@@ -78,6 +78,7 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
         ("[image]\npreload = \"images\"", &["image.preload", "images"]),
         ("[image]\nroot = \"images\"", &["image.root", "images"]),
         ("[image]\nroot = \"/\"", &["image.root", "/"]),
+        ("[image]\npull_cgroup = \"/a/../b\"", &["image.pull_cgroup", "/a/../b"]),
         ("[registry]\nstall_timeout_seconds = 0", &["registry.stall_timeout_seconds", "0"]),
         ("[registry]\nconnections_per_host = 0", &["registry.connections_per_host", "0"]),
         ("[registry]\nauth_file = \"x\"", &["registry.auth_file", "x"]),

@@ -51,7 +51,7 @@ impl Hierarchies {
         Ok(Self::parse(&fs::read_to_string("/proc/self/mounts")?))
     }
 
-    fn parse(mounts: &str) -> Self {
+    pub(crate) fn parse(mounts: &str) -> Self {
         let mut found = Self { v1: Vec::new(), v2: None };
         for line in mounts.lines() {
             let mut words = line.split(' ').skip(1);

@@ -1,6 +1,7 @@
 //! Images: from a real registry to a root filesystem, and what goes wrong on the way.
 #![forbid(unsafe_code)]
 
+mod confined;
 mod faults;
 mod formats;
 mod layers;
