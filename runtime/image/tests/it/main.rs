@@ -35,6 +35,8 @@ mod nodes;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
+mod packages;
+#[cfg(test)]
 mod proxied;
 #[cfg(test)]
 mod pull;

@@ -42,10 +42,15 @@ impl Mounted {
     }
 
     pub(crate) fn tree(&self) -> Tree {
-        let mut tree = Tree { nodes: std::collections::BTreeMap::new() };
-        read(&self.root, &mut Vec::new(), &mut tree);
-        tree
+        tree_of(&self.root)
     }
+}
+
+/// What lies in a directory.
+pub(crate) fn tree_of(dir: &FsPath) -> Tree {
+    let mut tree = Tree { nodes: std::collections::BTreeMap::new() };
+    read(dir, &mut Vec::new(), &mut tree);
+    tree
 }
 
 impl Drop for Mounted {
