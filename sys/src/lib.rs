@@ -17,6 +17,7 @@
 //! | [`cgroupfs`] | one-write files and marked directories |
 //! | [`bpf`] | device rules of cgroup v2 |
 //! | [`fsctl`] | cutting a file system off its disk |
+//! | [`quota`] | projects of directories, and their limits |
 
 pub mod bpf;
 pub mod cgroupfs;
@@ -27,6 +28,7 @@ pub mod netif;
 pub mod ns;
 pub mod process;
 pub mod pty;
+pub mod quota;
 pub mod resident;
 pub mod root;
 pub mod sock;
