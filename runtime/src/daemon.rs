@@ -27,7 +27,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_image::{ImageStore, StoreConfig};
+use berth_image::{ImageStore, StoreConfig, WritableQuota};
 use berth_network::{BridgeConfig, NetworkConfig, Networks};
 use tokio::net::TcpListener;
 use tonic::codegen::tokio_stream::wrappers::UnixListenerStream;
@@ -159,6 +159,10 @@ async fn build(config: &Config) -> Result<Parts, Error> {
             .filter(|rate| *rate > 0)
             .map(|rate| rate.saturating_mul(1 << 20)),
         writable: Some(below.clone()),
+        writable_quota: WritableQuota {
+            mib: config.image.rw_quota_mib,
+            inodes: config.image.rw_quota_inodes,
+        },
         ..StoreConfig::new(config.image.root.clone().unwrap_or(below))
     });
     let networks = Networks::open(NetworkConfig {

@@ -57,7 +57,7 @@ pub use snapshot::{Error as SnapshotError, Snapshot};
 pub use store::{
     DiskUsage, Error as StoreError, FsUsage, FsckOptions, FsckProgress, FsckReport, GcOptions,
     GcReport, Image, ImageDisk, ImageId, ImageUser, LayerCheck, LayerDisk, LayerHealth, PathDamage,
-    Reason, Removed,
+    Reason, Removed, WritableQuota,
 };
 pub use threads::ThreadSetup;
 pub use unpack::{Error as UnpackError, Limits, Piece, TarError};
@@ -99,6 +99,9 @@ pub struct StoreConfig {
     pub write_rate: Option<u64>,
     /// What each thread that unpacks a layer does first.
     pub threads: ThreadSetup,
+    /// What each container may write, where the file system of the writable layers has project
+    /// quota. Where it has none, [`prepare`](ImageStore::prepare) fails if this asks for any.
+    pub writable_quota: WritableQuota,
 }
 
 impl StoreConfig {
@@ -119,6 +122,7 @@ impl StoreConfig {
             parallel_checks: 2,
             boot_id: None,
             limits: Limits::default(),
+            writable_quota: WritableQuota::default(),
         }
     }
 }
@@ -163,7 +167,8 @@ impl ImageStore {
     pub async fn open(config: StoreConfig) -> Result<Arc<Self>, Error> {
         let store = blocking(move || {
             let writable = config.writable.as_ref().unwrap_or(&config.root);
-            let store = Store::open(&config.root, writable, config.boot_id.clone())?;
+            let (boot_id, quota) = (config.boot_id.clone(), config.writable_quota);
+            let store = Store::open(&config.root, writable, boot_id, quota)?;
             let Resume { max_bytes, max_age, .. } = Resume::default();
             store.blobs.trim_partials(max_bytes, max_age);
             Ok((store, config))
@@ -410,7 +415,7 @@ impl ImageStore {
         self.store.usage()
     }
 
-    /// What all containers have written, by walking it: never fails.
+    /// What all containers have written, from quotas or by walking it: never fails.
     pub async fn writable_usage(&self) -> FsUsage {
         let store = self.store.clone();
         let walk = tokio::task::spawn_blocking(move || store.writable_usage(None));

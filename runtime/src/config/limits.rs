@@ -34,6 +34,23 @@ fn positive(key: &'static str, value: Option<u64>, default: u64) -> Result<u64, 
     }
 }
 
+/// A petabyte, in MiB, and a disk full of empty files.
+const MOST: u64 = 1 << 30;
+
+/// What a writable layer may use, if anything limits it. Its own directories need some inodes.
+pub(super) fn quota(
+    key: &'static str,
+    value: Option<u64>,
+    least: u64,
+) -> Result<Option<u64>, InvalidValue> {
+    match value {
+        Some(value) if !(least..=MOST).contains(&value) => {
+            Err(InvalidValue::Quota { key, value, least, most: MOST })
+        }
+        value => Ok(value),
+    }
+}
+
 impl ImageLimits {
     /// As the image store takes them.
     #[must_use]

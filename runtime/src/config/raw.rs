@@ -71,6 +71,8 @@ pub(super) struct Image {
     pub(super) write_mib_per_second: Option<u64>,
     pub(super) pull_cgroup: Option<String>,
     pub(super) pinned: Option<Vec<String>>,
+    pub(super) rw_quota_mib: Option<u64>,
+    pub(super) rw_quota_inodes: Option<u64>,
     pub(super) limits: ImageLimits,
     pub(super) policy: ImagePolicy,
 }

@@ -111,6 +111,10 @@ pub struct Image {
     pub pull_cgroup: Option<String>,
     /// Names of images that kubelet's garbage collection must leave, with `*` for any text.
     pub pinned: Vec<String>,
+    /// What each container may write, on top of its image; `None`: no limit.
+    pub rw_quota_mib: Option<u64>,
+    /// Files and directories that each container may make; `None`: no limit.
+    pub rw_quota_inodes: Option<u64>,
     /// What one layer may ask of the machine.
     pub limits: ImageLimits,
     /// Which images may be used.
@@ -237,6 +241,18 @@ pub enum InvalidValue {
         /// The key.
         key: &'static str,
     },
+    /// A quota that leaves no room, or more than any disk has.
+    #[error("{key}: {value} is not from {least} to {most}")]
+    Quota {
+        /// The key.
+        key: &'static str,
+        /// The value.
+        value: u64,
+        /// The least that is of use.
+        least: u64,
+        /// The most.
+        most: u64,
+    },
     /// An address that no URL can name.
     #[error("stream.address: {value:?} is no address that clients can be sent to")]
     AnyAddress {
@@ -293,6 +309,8 @@ pub(super) fn resolve(raw: Raw) -> Result<Config, InvalidValue> {
                 given => Some(cgroup("image.pull_cgroup", given, "")?),
             },
             pinned: raw.image.pinned.unwrap_or_default(),
+            rw_quota_mib: limits::quota("image.rw_quota_mib", raw.image.rw_quota_mib, 1)?,
+            rw_quota_inodes: limits::quota("image.rw_quota_inodes", raw.image.rw_quota_inodes, 16)?,
             limits: limits::resolve(&raw.image.limits)?,
             policy: policy::resolve(raw.image.policy)?,
         },

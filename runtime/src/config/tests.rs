@@ -47,6 +47,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.network.bin_dirs, [Path::new("/opt/cni/bin"), Path::new("/usr/lib/cni")]);
     assert_eq!(config.registry.config_path, Path::new("/etc/berth/certs.d"));
     assert_eq!((config.image.root, config.image.preload), (None, None));
+    assert_eq!((config.image.rw_quota_mib, config.image.rw_quota_inodes), (None, None));
     assert_eq!(config.shim.cgroup, "/berth-shims");
     assert_eq!(config.stream.address.to_string(), "127.0.0.1:0");
     assert_eq!((config.stream.tls, config.stream.idle_timeout_seconds), (None, 14400));
@@ -103,6 +104,9 @@ fn bad_files_are_refused_with_the_key_and_the_place() {
 #[test]
 fn bad_limits_and_policies_of_images_are_refused() {
     check_refusals(&[
+        ("[image]\nrw_quota_mib = 0", &["image.rw_quota_mib", "0", "from 1"]),
+        ("[image]\nrw_quota_mib = 1073741825", &["image.rw_quota_mib", "1073741825"]),
+        ("[image]\nrw_quota_inodes = 15", &["image.rw_quota_inodes", "15", "from 16"]),
         ("[image.limits]\nlayer_gib = 0", &["image.limits.layer_gib", "0"]),
         ("[image.limits]\nexpansion = -1", &["line 2", "expansion"]),
         ("[image.policy]\naction = \"maybe\"", &["image.policy.action", "maybe"]),

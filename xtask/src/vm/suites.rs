@@ -118,6 +118,15 @@ const SUITES: &[Suite] = &[
         ..PLAIN
     },
     Suite {
+        name: "quota",
+        what: "what a container may write is limited, on ext4 and XFS with project quota",
+        seconds: 120,
+        program: Some(IMAGES),
+        args: "--nocapture --test-threads 1 quota::",
+        before: include_str!("guest/quota.sh"),
+        ..PLAIN
+    },
+    Suite {
         name: "powercut-xfs",
         what: "images after power cuts on XFS, as on the machine's own ext4",
         seconds: 900,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::error::{ErrorKind, io_kind};
 use crate::store::layer::{LayerKey, LayerRecord};
-use crate::store::{FsUsage, Image, Layout, Store, make_root, open_dir, record};
+use crate::store::{Chosen, FsUsage, Image, Layout, Store, make_root, open_dir, record};
 use crate::unpack::node;
 use view::MergedView;
 
@@ -104,13 +104,16 @@ pub(crate) struct Lease {
     image: Option<Digest>,
     /// The image's, bottom first, and then those of its image volumes.
     pub(crate) layers: Vec<LayerKey>,
+    /// The project of the writable layer, if it was made with a quota: no other's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) project: Option<u32>,
 }
 
 impl Lease {
     pub(crate) const FILE: &'static str = "lease.json";
 
-    pub(crate) fn unknown() -> Self {
-        Self { version: 1, image: None, layers: Vec::new() }
+    pub(crate) fn unknown(project: Option<u32>) -> Self {
+        Self { version: 1, image: None, layers: Vec::new(), project }
     }
 
     /// Whatever layers the container stands on, they are not known.
@@ -139,21 +142,41 @@ pub(crate) fn prepare(
         }
         return snapshot(store, container, image);
     }
+    make(store, container, image)?;
+    snapshot(store, container, image)
+}
+
+/// For those who have claimed the image's layers.
+fn make(store: &Arc<Store>, container: &str, image: &Image) -> Result<(), crate::Error> {
     let home = store.layout.snapshot(container);
-    let lease =
-        Lease { version: 1, image: Some(image.id.clone()), layers: image.record.layers.clone() };
+    let project = store.choose_project()?;
+    let lease = Lease {
+        version: 1,
+        image: Some(image.id.clone()),
+        layers: image.record.layers.clone(),
+        project: project.as_ref().map(Chosen::id),
+    };
     // Made aside and renamed, so that what has the container's name is whole.
     let staging = store.stage_writable()?;
+    if let Some(project) = &project {
+        project.claim(staging.dir()).map_err(Error::io("give a project to", staging.path()))?;
+    }
     make_root(&staging.fs())?;
     let records = store.layer_records(image)?;
     set_root(store, &staging.fs(), &records)?;
     make_root(&staging.path().join("work"))?;
     let path = staging.path().join(Lease::FILE);
     record::write(&path, &lease).map_err(Error::io("write", &path))?;
+    if let Some(project) = &project {
+        project.limit().map_err(Error::io("limit", staging.path()))?;
+    }
     std::fs::rename(staging.path(), &home).map_err(Error::io("rename into place", &home))?;
-    staging.committed().map_err(Error::io("keep open", &home))?;
+    if let Some(project) = project {
+        project.keep();
+    }
     store.add_lease(container, lease);
-    snapshot(store, container, image)
+    staging.committed().map_err(Error::io("keep open", &home))?;
+    Ok(())
 }
 
 /// The id becomes a directory's name.

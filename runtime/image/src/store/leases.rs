@@ -36,7 +36,8 @@ impl Store {
             }
             _ => {}
         }
-        self.write().snapshots.remove(container);
+        let lease = self.write().snapshots.remove(container);
+        self.release_project(lease.and_then(|lease| lease.project));
         self.collect_some(BATCH);
         self.untidy.notify_one();
         Ok(())

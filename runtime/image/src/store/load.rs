@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use super::durable::marker;
 use super::image::{Image, ImageRecord};
 use super::layer::{self, LayerRecord};
+use super::quota::{self, Quotas, WritableQuota};
 use super::{Error, ImageId, Layout, Slot, State, Store, Trust, Unsynced, record};
 use crate::snapshot::Lease;
 use crate::unpack::listing::LISTING;
@@ -31,6 +32,7 @@ impl Store {
         root: &Path,
         writable: &Path,
         boot_id: Option<String>,
+        quota: WritableQuota,
     ) -> Result<Arc<Self>, Error> {
         let layout = Layout::new(usable(root)?, usable(writable)?);
         let lock = lock(&layout)?;
@@ -51,6 +53,7 @@ impl Store {
             trust: watch::Sender::new(0),
             closing: AtomicBool::new(false),
             names: AtomicU64::new(0),
+            quotas: Quotas::new(quota),
             _lock: lock,
         });
         store.load();
@@ -68,6 +71,7 @@ impl Store {
         self.load_snapshots();
         self.load_retired(self.entries(&self.layout.retired()));
         self.load_images();
+        self.load_quotas();
         self.write().refresh();
         self.collect();
         self.untidy.notify_one();
@@ -88,7 +92,7 @@ impl Store {
     }
 
     /// The directory's entries. Where it cannot be read, what it may hold is not taken for gone.
-    fn entries(&self, dir: &Path) -> Vec<PathBuf> {
+    pub(super) fn entries(&self, dir: &Path) -> Vec<PathBuf> {
         let mut paths = Vec::new();
         let blind = |error| {
             tracing::error!(path = %dir.display(), %error, "cannot be read; nothing is collected");
@@ -153,7 +157,7 @@ impl Store {
             };
             let lease = record::read(&path.join(Lease::FILE)).unwrap_or_else(|error| {
                 tracing::warn!(path = %path.display(), %error, "writable layer without a lease");
-                Lease::unknown()
+                Lease::unknown(quota::project_of(&path))
             });
             self.write().snapshots.insert(name.to_owned(), Arc::new(lease));
         }

@@ -23,6 +23,7 @@ pub(crate) mod layer;
 mod layout;
 mod leases;
 mod load;
+mod quota;
 pub(crate) mod record;
 mod retired;
 mod trash;
@@ -45,6 +46,8 @@ pub use image::{Image, ImageId, ImageUser};
 pub(crate) use index::NewImage;
 use layer::{LayerHold, LayerKey, LayerRecord, Staging};
 pub(crate) use layout::Layout;
+pub(crate) use quota::Chosen;
+pub use quota::WritableQuota;
 pub use usage::{DiskUsage, FsUsage, ImageDisk, LayerDisk};
 pub use verify::{FsckOptions, FsckProgress, FsckReport, LayerCheck, LayerHealth, PathDamage};
 
@@ -99,6 +102,18 @@ pub enum Error {
         /// As asked for.
         name: String,
     },
+    /// The configuration limits writable layers, and their file system cannot.
+    #[error("{keys}: the file system ({filesystem}) of {path} has no project quota in force")]
+    NoQuota {
+        /// The keys that ask for it.
+        keys: &'static str,
+        /// Its type.
+        filesystem: String,
+        /// Where writable layers lie.
+        path: String,
+        /// The kernel's answer; `None` where projects are counted, but not limited.
+        source: Option<std::io::Error>,
+    },
     /// A blocking task did not end well.
     #[error("a task of the store failed: {0}")]
     Task(String),
@@ -111,7 +126,7 @@ impl Error {
         match self {
             Self::Io { source, .. } => io_kind(source),
             Self::Gone { .. } | Self::Unknown { .. } => ErrorKind::NotFound,
-            Self::BeingRepaired { .. } => ErrorKind::NotReady,
+            Self::BeingRepaired { .. } | Self::NoQuota { .. } => ErrorKind::NotReady,
             Self::Config { .. } => ErrorKind::Invalid,
             Self::InUse { .. } | Self::Task(_) => ErrorKind::Internal,
         }
@@ -142,6 +157,7 @@ pub(crate) struct Store {
     /// Long work in the background ends early.
     pub(crate) closing: AtomicBool,
     names: AtomicU64,
+    quotas: quota::Quotas,
     /// Keeps the lock on the root.
     _lock: OwnedFd,
 }

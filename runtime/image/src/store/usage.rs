@@ -87,9 +87,12 @@ pub(super) fn measured(path: &Path) -> (u64, u64) {
 }
 
 fn usage(mountpoint: PathBuf, paths: impl IntoIterator<Item = PathBuf>) -> FsUsage {
+    sum(mountpoint, paths.into_iter().map(|path| measured(&path)))
+}
+
+fn sum(mountpoint: PathBuf, parts: impl IntoIterator<Item = (u64, u64)>) -> FsUsage {
     let mut usage = FsUsage { mountpoint, bytes: 0, inodes: 0 };
-    for path in paths {
-        let (bytes, inodes) = measured(&path);
+    for (bytes, inodes) in parts {
         usage.bytes = usage.bytes.saturating_add(bytes);
         usage.inodes = usage.inodes.saturating_add(inodes);
     }
@@ -117,12 +120,16 @@ impl Store {
         sum
     }
 
-    /// What containers have written, by walking it; of one container, or of all. Blocks.
+    /// What containers have written, from the quota or by walking it; of one container, or of all.
+    /// Blocks.
     pub(crate) fn writable_usage(&self, container: Option<&str>) -> FsUsage {
         let all = || self.snapshots();
         let containers = container.map_or_else(all, |one| vec![one.to_owned()]);
-        let paths = containers.iter().map(|container| self.layout.snapshot(container).join("fs"));
-        usage(self.layout.writable_root().to_owned(), paths)
+        let one = |container: &String| {
+            let walk = || measured(&self.layout.snapshot(container).join("fs"));
+            self.counted(container).unwrap_or_else(walk)
+        };
+        sum(self.layout.writable_root().to_owned(), containers.iter().map(one))
     }
 
     /// Who uses how much. Blocks.

@@ -43,6 +43,8 @@ mod pull;
 #[cfg(test)]
 mod pushing;
 #[cfg(test)]
+mod quota;
+#[cfg(test)]
 mod registry;
 #[cfg(test)]
 mod reorder;
