@@ -1,5 +1,6 @@
 //! Looking after a store: what is wrong with it, what it holds and why, and setting it right.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::layers::blocking;
@@ -38,11 +39,13 @@ impl ImageStore {
         let found = self.fsck(options).await?;
         let mut report = RepairReport { found, ..RepairReport::default() };
         let mut keys = Vec::new();
+        let mut affected = BTreeSet::new();
         for check in &report.found.layers {
             if matches!(check.health, LayerHealth::Sound | LayerHealth::Unlisted) {
                 continue;
             }
             keys.push(check.key.clone());
+            affected.extend(check.images.iter().cloned());
             if check.images.is_empty() {
                 report.without_image.push(check.key.clone());
             }
@@ -54,11 +57,14 @@ impl ImageStore {
         })
         .await?;
         for image in self.store.broken() {
+            affected.remove(&image.id);
             match self.healer.refetch(&image).await {
                 Ok(()) => report.repaired.push(image.id.clone()),
                 Err(error) => report.failed.push((image.id.clone(), error.report())),
             }
         }
+        // What is condemned is healed in the background as well, which may have been faster.
+        report.repaired.extend(affected);
         Ok(report)
     }
 
