@@ -125,8 +125,8 @@ impl Blobs {
     }
 
     /// Bytes and files of whole and partial blobs.
-    #[allow(dead_code, reason = "the accounting of disk space reads it")]
-    pub(crate) fn usage(&self) -> (u64, u64) {
+    #[cfg(test)]
+    fn usage(&self) -> (u64, u64) {
         let whole = self.list().into_iter().map(|blob| blob.size);
         let partial = self.partial_files().into_iter().map(|file| file.length);
         whole.chain(partial).fold((0, 0), |(bytes, files), size| (bytes + size, files + 1))

@@ -24,8 +24,8 @@ mod write;
 
 use std::hash::Hasher as _;
 
-pub(crate) use read::{InvalidListing, Listing};
-pub(crate) use verify::{Damage, Difference};
+pub(crate) use read::Listing;
+pub(crate) use verify::Damage;
 pub(crate) use write::ListingWriter;
 
 /// The file's name, beside a layer's `fs`.

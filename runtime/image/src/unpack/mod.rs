@@ -10,7 +10,6 @@ mod decompress;
 mod facts;
 mod limits;
 mod links;
-#[allow(dead_code, unused_imports, reason = "the check after an unclean boot reads it")]
 pub(crate) mod listing;
 pub(crate) mod node;
 mod pipe;

@@ -38,11 +38,6 @@ impl Listing {
         Self::parse(&std::fs::read(path)?)
     }
 
-    /// The checksum at its end: two listings of one checksum are equal.
-    pub(crate) fn checksum(&self) -> u64 {
-        self.checksum
-    }
-
     /// Takes a listing's bytes, checksum and all.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, InvalidListing> {
         let at = bytes.len().checked_sub(CHECKSUM).ok_or(Damaged("it is cut short"))?;
