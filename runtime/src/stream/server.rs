@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -31,6 +32,9 @@ use crate::pod::Roster;
 
 /// Connections at once; further ones wait in the backlog.
 const CONNECTIONS: usize = 4096;
+/// What the kernel takes from a client while nobody here reads, because a process does not. TCP tells
+/// of a client's end behind all that it sent: one that has sent more is not seen to hang up.
+const AHEAD: usize = 4 << 20;
 /// How long a client may take for the handshake of TLS, and for the head of its request.
 const HEAD: Duration = Duration::from_secs(10);
 
@@ -237,6 +241,11 @@ fn switching(upgrade: &Upgrade) -> Response<Body> {
 /// Opens the address; answers the one that it became.
 pub(super) async fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await?;
+    // Inherited by connections. Without the right to pass net.core.rmem_max it is that much.
+    let ahead = sockopt::set_socket_recv_buffer_size_force(&listener, AHEAD);
+    if ahead.is_err() {
+        sockopt::set_socket_recv_buffer_size(&listener, AHEAD)?;
+    }
     let address = listener.local_addr()?;
     Ok((listener, address))
 }
