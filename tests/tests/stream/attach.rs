@@ -11,8 +11,9 @@ async fn the_first_client_of_stdin_once_ends_the_input() -> Result<()> {
     let node = Node::start().await?;
     let pod = node.pod("once").await?;
     for (over, name) in BOTH.into_iter().zip(["spdy", "websocket"]) {
-        let script =
-            "while read line; do echo got $line; echo err $line >&2; done; echo eof; sleep 1000";
+        // By a tick a client knows that it is attached.
+        let script = "while :; do echo tick; sleep 0.1; done & \
+            while read line; do echo got $line; echo err $line >&2; done; echo eof; sleep 1000";
         let mut config = shell(name, script);
         (config.stdin, config.stdin_once) = (true, true);
         let id = node.run(&pod, config).await?;
@@ -23,6 +24,7 @@ async fn the_first_client_of_stdin_once_ends_the_input() -> Result<()> {
         remote.until(STDERR, "err one\n")?;
         // Another gets output only, since the input is taken.
         let mut second = open_attach(&node, over, request).await?;
+        second.until(STDOUT, "tick\n")?;
         second.send(STDIN, b"ignored\n")?;
         remote.send(STDIN, b"two\n")?;
         second.until(STDOUT, "got two\n")?;
